@@ -1,0 +1,39 @@
+# Both main targets set up .venv first, which takes no time when nothing has changed.
+
+BIN := .venv/bin
+PYTHON ?= python3
+
+.PHONY: help setup quickstart test lint test-fast test-stack bench clean
+
+help:
+	@echo "make quickstart   set up, then train a small model and report what it learned"
+	@echo "make test         set up, then lint and run every test"
+	@echo "make bench        set up, then measure a step against its limits"
+	@echo "make clean        remove .venv and caches (runs/ stays)"
+
+setup:
+	@$(PYTHON) deploy/setup_environment.py
+
+quickstart: setup
+	@$(BIN)/rlstack quickstart
+
+test: setup lint test-fast test-stack
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+test-fast: setup
+	$(BIN)/python -m pytest -q -m "not real_stack"
+
+test-stack: setup
+	$(BIN)/python -m pytest -q -m real_stack
+
+bench: setup
+	@$(BIN)/python -m benchmarks.step
+
+clean:
+	rm -rf .venv .setup.log .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info build dist

@@ -1,0 +1,1 @@
+"""The pluggable reward registry and the rewards that ship with it."""

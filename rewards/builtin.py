@@ -1,0 +1,5 @@
+"""The rewards that ship with rlstack: importing this module is what registers them."""
+
+from rewards import exact_match, format, math_answer, overlong, reasoning_gym_task
+
+__all__ = ["exact_match", "format", "math_answer", "overlong", "reasoning_gym_task"]

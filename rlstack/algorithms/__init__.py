@@ -1,0 +1,1 @@
+"""RL algorithms as pure functions on tensors; `catalog` is the only dispatch."""

@@ -1,0 +1,113 @@
+"""Advantages from rewards: one number per rollout, or per token, from [B] rewards.
+
+`rewards` float [B] in reward units, NaN where a rollout could not be judged: it gets advantage 0
+and stays out of every statistic. `group_ids` int64 [B], equal for rollouts of one prompt.
+A group with one judged rollout has nothing to compare it with: its advantage is 0, never the bare
+reward (which would silently be REINFORCE).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+STD_EPSILON = 1e-6
+WHITENING_EPSILON = 1e-8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupStatistics:
+    """Of every rollout's group, all [B].
+
+    comparable: bool, judged and not alone in its group. counts: judged rollouts of the group.
+    deviations: reward minus the group's mean; exactly 0 where the group's rewards are all equal,
+    and where not comparable.
+    """
+
+    comparable: Tensor
+    counts: Tensor
+    deviations: Tensor
+
+
+def group_statistics(rewards: Tensor, group_ids: Tensor) -> GroupStatistics:
+    """Counts and deviations over the judged rollouts of each group."""
+    judged = ~rewards.isnan()
+    num_groups = int(group_ids.max()) + 1
+    sums = rewards.new_zeros(num_groups)
+    counts = sums.index_add(0, group_ids, judged.to(rewards.dtype))
+    # From the group's smallest reward on, so that equal rewards leave no rounding error.
+    candidates = torch.where(judged, rewards, torch.inf)
+    smallest = torch.full_like(sums, torch.inf).scatter_reduce(0, group_ids, candidates, "amin")
+    shifted = torch.where(judged, rewards - smallest[group_ids], 0.0)
+    means = sums.index_add(0, group_ids, shifted) / counts.clamp(min=1)
+    comparable = judged & (counts[group_ids] > 1)
+    return GroupStatistics(
+        comparable=comparable,
+        counts=counts[group_ids],
+        deviations=torch.where(comparable, shifted - means[group_ids], 0.0),
+    )
+
+
+def dr_grpo(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    """Reward minus group mean, [B] (Dr.GRPO, arXiv 2503.20783, section 3.2)."""
+    return group_statistics(rewards, group_ids).deviations
+
+
+def grpo(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    """Reward minus group mean over group std, [B] (DeepSeekMath, arXiv 2402.03300, section 4.1.2).
+
+    The std is unbiased with 1e-6 added, as verl and SkyRL do.
+    """
+    group = group_statistics(rewards, group_ids)
+    squares = rewards.new_zeros(int(group_ids.max()) + 1)
+    squares = squares.index_add(0, group_ids, group.deviations.square())[group_ids]
+    std = (squares / (group.counts - 1).clamp(min=1)).sqrt()
+    return group.deviations / (std + STD_EPSILON)
+
+
+def rloo(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    """Reward minus the mean of the group's other rewards, [B] (RLOO, arXiv 2402.14740)."""
+    group = group_statistics(rewards, group_ids)
+    return group.deviations * group.counts / (group.counts - 1).clamp(min=1)
+
+
+def reinforce_plus_plus(
+    rewards: Tensor,
+    group_ids: Tensor,
+    loss_mask: Tensor,
+    *,
+    kl_penalty: Tensor | None,
+    group_baseline: bool,
+) -> Tensor:
+    """Whitened returns per token, [B, T] (REINFORCE++, arXiv 2501.03262).
+
+    The return of token t is the reward minus the KL penalties from t on; it is whitened over all
+    loss tokens of the batch. `group_baseline` takes the group mean off the reward first.
+
+    loss_mask: bool [B, T]. kl_penalty: float [B, T], reward units, 0 where masked.
+    """
+    used = ~rewards.isnan()
+    outcome = rewards.nan_to_num(0.0)
+    if group_baseline:
+        group = group_statistics(rewards, group_ids)
+        used, outcome = group.comparable, group.deviations
+    returns = outcome.unsqueeze(1).expand(loss_mask.shape)
+    if kl_penalty is not None:
+        returns = returns - kl_penalty.flip(1).cumsum(1).flip(1)
+    return whiten(returns, loss_mask & used.unsqueeze(1))
+
+
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
+    """Zero mean and unit (unbiased) std over all masked entries; 0 elsewhere, and if all equal."""
+    chosen = values[mask]
+    if chosen.numel() < 2:
+        return torch.zeros_like(values)
+    smallest = chosen.min()
+    # From the smallest value on, so that equal values leave no rounding error to be magnified.
+    centred = (values - smallest) - (chosen - smallest).mean()
+    return torch.where(mask, centred * (chosen.var() + WHITENING_EPSILON).rsqrt(), 0.0)
+
+
+def per_token(advantages: Tensor, loss_mask: Tensor) -> Tensor:
+    """Every loss token of a rollout gets its rollout's advantage: [B] -> [B, T]."""
+    return torch.where(loss_mask, advantages.unsqueeze(1), 0.0)

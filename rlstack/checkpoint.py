@@ -1,0 +1,124 @@
+"""Run state on disk: written whole or not at all, read strictly.
+
+A checkpoint is a folder RUN_DIR/checkpoints/step_000012 with `trainer/` (written by the trainer's
+ranks) and `state.json`. It is written under a temporary name and renamed when complete, so a folder
+with the final name is always whole.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rlstack.errors import CheckpointError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """Everything of a run that is not in the trainer."""
+
+    step: int
+    """Steps completed."""
+    policy_version: int
+    sampler: dict[str, Any]
+    best_value: float | None
+    best_step: int | None
+    versions: dict[str, str]
+    """Library versions that wrote it."""
+
+
+class Checkpoints:
+    """The checkpoints of one run directory."""
+
+    def __init__(self, run_dir: Path, *, keep_last: int) -> None:
+        self.directory = run_dir / "checkpoints"
+        self.keep_last = keep_last
+
+    def path(self, step: int) -> Path:
+        """Folder of the checkpoint after `step`."""
+        return self.directory / f"step_{step:06d}"
+
+    def steps(self) -> list[int]:
+        """Steps with a complete checkpoint, ascending."""
+        folders = self.directory.glob("step_*")
+        return sorted(int(f.name.removeprefix("step_")) for f in folders)
+
+    async def save(self, state: RunState, save_trainer: Callable[[Path], Awaitable[None]]) -> Path:
+        """Write a checkpoint, then remove those that are no longer kept.
+
+        Raises:
+            CheckpointError: if it cannot be written; earlier checkpoints are untouched.
+        """
+        final = self.path(state.step)
+        partial = self.directory / f".partial_{state.step:06d}"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            await save_trainer(partial / "trainer")
+            text = json.dumps({"format": FORMAT, **asdict(state)}, indent=2)
+            (partial / "state.json").write_text(text)
+            _flush_to_disk(partial)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+        except Exception as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            kept = self.steps()
+            last = (
+                f"the last complete one is {self.path(kept[-1])}" if kept else "there is none yet"
+            )
+            raise CheckpointError(
+                f"could not write checkpoint {final}: {error}; {last}. Free disk space or choose "
+                "another run_dir, then continue with resume=RUN_DIR"
+            ) from error
+        kept = {*self.steps()[-self.keep_last :], state.best_step}
+        for step in self.steps():
+            if step not in kept:
+                shutil.rmtree(self.path(step))
+        return final
+
+    def latest(self) -> tuple[Path, RunState]:
+        """The newest checkpoint.
+
+        Raises:
+            CheckpointError: if there is none or it cannot be read.
+        """
+        steps = self.steps()
+        if not steps:
+            raise CheckpointError(
+                f"{self.directory}: no complete checkpoint to resume from; start the run anew, and "
+                "set checkpoint.every so that there is one next time"
+            )
+        return self.path(steps[-1]), load_state(self.path(steps[-1]))
+
+
+def load_state(path: Path) -> RunState:
+    """The `RunState` of a checkpoint folder.
+
+    Raises:
+        CheckpointError: if state.json is missing, damaged or of another format.
+    """
+    file = path / "state.json"
+    try:
+        values = json.loads(file.read_text())
+        written = values.pop("format")
+        if written != FORMAT:
+            raise CheckpointError(f"{file}: format {written}, this rlstack reads format {FORMAT}")
+        return RunState(**values)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{file}: not a readable run state: {error}") from error
+
+
+def _flush_to_disk(directory: Path) -> None:
+    """Force every file to disk: the rename must not be all that survives a power cut."""
+    for folder, _, names in os.walk(directory):
+        for name in [*names, "."]:
+            descriptor = os.open(Path(folder) / name, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

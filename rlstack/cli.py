@@ -1,0 +1,204 @@
+"""The `rlstack` command: every stage is a Hydra app behind one entry point.
+
+The composition root: the only module of the core, with `rlstack.stages`, that imports `workers`.
+"""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from omegaconf import DictConfig
+
+from rlstack.command_line import (
+    Completion,
+    completion,
+    hydra_arguments,
+    plain_values,
+    resume_target,
+)
+from rlstack.config.base import RunSchema
+from rlstack.config.load import parse
+from rlstack.config.resume import resumed_values
+from rlstack.config.run import EvalConfig, RLConfig, SFTConfig
+from rlstack.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    PlacementError,
+    RewardError,
+    WeightSyncError,
+    WorkerError,
+)
+
+USAGE = """rlstack: reinforcement-learning post-training of language models
+
+usage: rlstack COMMAND [key=value ...]
+
+  quickstart   build, warm-start and train a small model; prints where the report is
+  rl           reinforcement learning:    rlstack rl experiment=gsm8k_grpo model.path=MODEL
+  sft          supervised training:       rlstack sft model.path=MODEL data.train=[...]
+  eval         pass@k of a checkpoint:    rlstack eval model.path=MODEL_OR_RUN_DIR data.eval=[...]
+  report       HTML report of a run:      rlstack report RUN_DIR
+
+rl, sft and eval are Hydra apps: --help lists their groups, --cfg job prints the configuration,
+--multirun sweeps. rlstack rl resume=RUN_DIR continues a run.
+eval "$(rlstack -sc install=bash)" turns on completion (zsh: =bash too; fish: =fish)."""
+
+HELP = ("--help", "-h")
+
+SCHEMAS: dict[str, type[RunSchema]] = {"rl": RLConfig, "sft": SFTConfig, "eval": EvalConfig}
+
+USER_ERRORS = (
+    ConfigError,
+    DataError,
+    RewardError,
+    PlacementError,
+    CheckpointError,
+    WeightSyncError,
+    WorkerError,
+)
+
+RUNTIME_PACKAGES = ("ray", "vllm", "deepspeed", "transformers")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    arguments = sys.argv[1:]
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "quickstart": _quickstart,
+        "rl": lambda args: _stage("rl", args),
+        "sft": lambda args: _stage("sft", args),
+        "eval": lambda args: _stage("eval", args),
+        "report": _report,
+    }
+    completing = completion(
+        arguments,
+        line=os.environ.get("COMP_LINE", ""),
+        commands=tuple(commands),
+        apps=tuple(SCHEMAS),
+    )
+    if completing is not None:
+        _complete(completing)
+        return
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if command in HELP:
+        print(USAGE)
+        return
+    if command not in commands:
+        _fail(f"unknown command {command!r}; one of {', '.join(commands)}")
+    _check_own_packages()
+    try:
+        commands[command](rest)
+    except USER_ERRORS as error:
+        _fail(str(error))
+
+
+def _complete(answer: Completion) -> None:
+    if answer.app is None:
+        print(*answer.words, sep="\n")
+        return
+    os.environ["COMP_LINE"] = answer.line  # where Hydra looks
+    _hydra_app(answer.app, list(answer.arguments))
+
+
+def _stage(name: str, arguments: list[str]) -> None:
+    run_dir = resume_target(arguments) if name == "rl" else None
+    if run_dir is None:
+        _hydra_app(name, hydra_arguments(arguments, schema=SCHEMAS[name]))
+        return
+    # The saved configuration is already composed, and no new run directory must be made.
+    overrides = [argument for argument in arguments if not argument.startswith("resume=")]
+    _run_stage(name, parse(RLConfig, resumed_values(run_dir, overrides)))
+
+
+def _hydra_app(name: str, arguments: list[str]) -> None:
+    @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)
+    def app(composed: DictConfig) -> None:
+        try:
+            fallback = plain_values(hydra.compose(name))
+            _run_stage(name, parse(SCHEMAS[name], plain_values(composed), fallback=fallback))
+        except USER_ERRORS as error:  # here, before Hydra prints its own traceback
+            _fail(str(error))
+
+    # Hydra reads sys.argv itself; completion is installed for the program of this name.
+    sys.argv = ["rlstack", *arguments]
+    app()
+
+
+def _run_stage(name: str, config: Any) -> None:
+    _need_runtime()
+    match name:
+        case "rl":
+            from rlstack.stages import rl
+
+            summary = rl.run(config)
+            print(f"report: {summary.report}")
+        case "sft":
+            from rlstack.stages import sft
+
+            print(f"model: {sft.run(config)}")
+        case "eval":
+            from rlstack.stages import evaluate
+
+            for key, value in evaluate.run(config).items():
+                print(f"{key}: {value:.4f}")
+        case _:
+            raise AssertionError(name)
+
+
+def _quickstart(arguments: list[str]) -> None:
+    if any(argument in HELP for argument in arguments):
+        print("usage: rlstack quickstart [key=value ...], overrides of its rl part (rlstack rl -h)")
+        return
+    _need_runtime()
+    from rlstack.stages import quickstart
+
+    quickstart.run(arguments)
+
+
+def _report(arguments: list[str]) -> None:
+    usage = "usage: rlstack report RUN_DIR"
+    if any(argument in HELP for argument in arguments):
+        print(usage)
+        return
+    if len(arguments) != 1:
+        _fail(usage)
+    from rlstack.report import write_report
+
+    print(write_report(Path(arguments[0])))
+
+
+def _need_runtime() -> None:
+    missing = [name for name in RUNTIME_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        _fail(
+            f"this needs {', '.join(missing)}: pip install 'rlstack[cpu]' (or 'rlstack[gpu]'). "
+            "The core package holds configuration, algorithms and rewards only"
+        )
+
+
+def _check_own_packages() -> None:
+    """A user's own rewards.py in the current folder must not stand in for our package."""
+    ours = Path(__file__).resolve().parents[1]
+    for name in ("rewards", "workers", "conf"):
+        spec = importlib.util.find_spec(name)
+        origin = spec.origin if spec is not None else None
+        if origin is None or Path(origin).resolve().parents[1] != ours:
+            found = "nowhere to be found" if spec is None else f"{origin or 'a folder'}, not ours"
+            _fail(
+                f"the Python package {name!r} is {found}; rename what has that name, start rlstack "
+                "from another folder, or use the rlstack command instead of python -m rlstack.cli"
+            )
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"rlstack: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

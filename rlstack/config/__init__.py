@@ -1,0 +1,1 @@
+"""Typed run configuration: frozen pydantic models, one file per Hydra group."""

@@ -1,0 +1,123 @@
+"""Group `algorithm`: which estimator, loss, KL and correction, each a tagged union."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rlstack.config.base import Frozen
+
+
+class GRPOAdvantage(Frozen):
+    """Reward minus the group mean, over the group's standard deviation."""
+
+    name: Literal["grpo"]
+
+
+class DrGRPOAdvantage(Frozen):
+    """Reward minus the group mean."""
+
+    name: Literal["dr_grpo"]
+
+
+class RLOOAdvantage(Frozen):
+    """Reward minus the mean of the other rewards of the group."""
+
+    name: Literal["rloo"]
+
+
+class ReinforcePlusPlusAdvantage(Frozen):
+    """Reward, less the group mean with `group_baseline`, whitened over the whole batch."""
+
+    name: Literal["reinforce_plus_plus"]
+    group_baseline: bool
+
+
+AdvantageConfig = Annotated[
+    GRPOAdvantage | DrGRPOAdvantage | RLOOAdvantage | ReinforcePlusPlusAdvantage,
+    Field(discriminator="name"),
+]
+
+
+class PPOClipLoss(Frozen):
+    """Clipped surrogate with separate bounds and optional dual clip."""
+
+    name: Literal["ppo_clip"]
+    clip_low: float = Field(gt=0, le=1)
+    clip_high: float = Field(gt=0)
+    dual_clip: float | None = Field(gt=1)
+
+
+PolicyLossConfig = PPOClipLoss
+
+
+class KLConfig(Frozen):
+    """KL to the reference, as a loss term or taken off the reward; `coef` 0: no reference."""
+
+    placement: Literal["loss", "reward"]
+    estimator: Literal["k1", "k2", "k3"]
+    coef: float = Field(ge=0)
+
+
+class NoCorrection(Frozen):
+    """The engine's distribution is taken to be the trainer's."""
+
+    name: Literal["none"]
+
+
+class TruncatedCorrection(Frozen):
+    """Truncated importance weights, trainer over engine."""
+
+    name: Literal["truncated"]
+    level: Literal["token", "sequence"]
+    cap: float = Field(gt=0)
+
+
+CorrectionConfig = Annotated[NoCorrection | TruncatedCorrection, Field(discriminator="name")]
+
+
+class TokenMean(Frozen):
+    """Every token of the optimizer step weighs the same."""
+
+    name: Literal["token_mean"]
+
+
+class SequenceMean(Frozen):
+    """Every rollout weighs the same: the mean over rollouts of the mean over tokens."""
+
+    name: Literal["sequence_mean"]
+
+
+class FixedLength(Frozen):
+    """Token sums over rollouts times a constant (Dr.GRPO); null: rollout.max_response_tokens."""
+
+    name: Literal["fixed_length"]
+    length: int | None = Field(gt=0)
+
+
+ReductionConfig = Annotated[TokenMean | SequenceMean | FixedLength, Field(discriminator="name")]
+
+
+class DynamicSamplingConfig(Frozen):
+    """Groups of equal rewards are replaced by fresh ones, in at most `max_rounds` rounds."""
+
+    enabled: bool
+    max_rounds: int = Field(ge=1)
+
+
+class AlgorithmConfig(Frozen):
+    """From scored rollouts to a loss."""
+
+    advantage: AdvantageConfig
+    policy_loss: PolicyLossConfig
+    reduction: ReductionConfig
+    kl: KLConfig
+    correction: CorrectionConfig
+    dynamic_sampling: DynamicSamplingConfig
+    entropy_coef: float = Field(ge=0)
+    epochs: int = Field(ge=1)
+    updates_per_epoch: int = Field(ge=1)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether anything reads reference logprobs."""
+        return self.kl.coef > 0

@@ -1,0 +1,39 @@
+"""The configuration of a continued run: the one it was started with, and little else."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from rlstack.errors import ConfigError
+
+CHANGEABLE = ("total_steps", "ray_address", "tracking.")
+"""What may differ from the first start: a longer run, another cluster, other sinks."""
+
+
+def resumed_values(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
+    """RUN_DIR/config.yaml with `overrides` (key=value) applied, set to continue in `run_dir`.
+
+    Raises:
+        ConfigError: if there is no saved configuration, or an override would change the run.
+    """
+    saved = run_dir / "config.yaml"
+    if not saved.is_file():
+        raise ConfigError(f"resume: {run_dir} is not a run directory (it has no config.yaml)")
+    wrong = [o for o in overrides if not o.startswith(CHANGEABLE)]
+    if wrong:
+        raise ConfigError(
+            f"resume: a run continues with the configuration it was started with; leave out "
+            f"{', '.join(wrong)} (only total_steps, ray_address and tracking.* may change)"
+        )
+    merged = OmegaConf.merge(
+        OmegaConf.create(yaml.safe_load(saved.read_text())), OmegaConf.from_dotlist(overrides)
+    )
+    values = OmegaConf.to_container(merged)
+    assert isinstance(values, dict)
+    return {
+        **{str(key): value for key, value in values.items()},
+        "resume": str(run_dir),
+        "run_dir": str(run_dir),
+    }

@@ -1,0 +1,26 @@
+"""Group `rollout`: sampling and the vLLM engines."""
+
+from pydantic import Field
+
+from rlstack.config.base import Frozen
+
+
+class RolloutConfig(Frozen):
+    """How training responses are sampled, and the engines that sample them."""
+
+    num_samples: int = Field(ge=1)
+    """Rollouts per prompt: the group size G."""
+    temperature: float = Field(gt=0)
+    max_response_tokens: int = Field(ge=1)
+    stop: tuple[str, ...]
+    max_concurrent: int = Field(ge=1)
+    """Sequences an engine decodes at a time (vLLM max_num_seqs)."""
+    prefix_caching: bool
+    compile: bool
+    """torch.compile and CUDA graphs in the engine: faster steps, slower start."""
+    kv_cache_gib: float = Field(gt=0)
+    """KV-cache memory of an engine on CPU, GiB per device."""
+    gpu_memory_fraction: float = Field(gt=0, le=1)
+    """Share of each GPU's memory an engine may hold."""
+    max_restarts: int = Field(ge=0)
+    """How often an engine that died is started again before the run gives up."""

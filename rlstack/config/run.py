@@ -1,0 +1,228 @@
+"""The whole configuration of each command, and the checks that span groups."""
+
+from pydantic import Field
+
+from rlstack.config.algorithm import AlgorithmConfig, ReinforcePlusPlusAdvantage
+from rlstack.config.base import Frozen, Problem, RunSchema
+from rlstack.config.data import DataConfig
+from rlstack.config.model import ModelConfig
+from rlstack.config.placement import PlacementConfig
+from rlstack.config.reward import RewardConfig
+from rlstack.config.rollout import RolloutConfig
+from rlstack.config.tracking import TrackingConfig
+from rlstack.config.trainer import TrainerConfig
+
+
+class EvaluationConfig(Frozen):
+    """Held-out evaluation with `num_samples` responses per prompt."""
+
+    every: int = Field(ge=0)
+    """Steps between evaluations; 0: never."""
+    num_samples: int = Field(ge=1)
+    temperature: float = Field(ge=0)
+    top_p: float = Field(gt=0, le=1)
+    max_response_tokens: int = Field(ge=1)
+
+
+class CheckpointConfig(Frozen):
+    """Run state on disk; `keep_best` names an evaluation metric whose best step is kept too."""
+
+    every: int = Field(ge=0)
+    """Steps between checkpoints; 0: only at the end."""
+    keep_last: int = Field(ge=1)
+    keep_best: str | None
+    export: bool
+    """Also write the final policy in Hugging Face format, to RUN_DIR/export."""
+
+
+class RLConfig(RunSchema):
+    """`rlstack rl`."""
+
+    seed: int = Field(ge=0)
+    total_steps: int = Field(ge=1)
+    run_dir: str
+    resume: str | None
+    """Run directory to continue; its own configuration is used."""
+    ray_address: str | None
+    """null: Ray is started inside this command; auto or host:port joins a cluster."""
+    algorithm: AlgorithmConfig
+    model: ModelConfig
+    data: DataConfig
+    placement: PlacementConfig
+    rollout: RolloutConfig
+    trainer: TrainerConfig
+    reward: RewardConfig
+    evaluation: EvaluationConfig
+    checkpoint: CheckpointConfig
+    tracking: TrackingConfig
+
+    def problems(self) -> list[Problem]:
+        """Impossible combinations of keys that are right by themselves."""
+        return [
+            *_batch_problems(self),
+            *_group_problems(self.algorithm, self.rollout),
+            *_evaluation_problems(self),
+            *_trainer_problems(
+                self.trainer,
+                self.placement,
+                longest_row=self.data.max_prompt_tokens + self.rollout.max_response_tokens,
+                row_keys=("data.max_prompt_tokens", "rollout.max_response_tokens"),
+            ),
+        ]
+
+
+class SFTConfig(RunSchema):
+    """`rlstack sft`: supervised training on the responses of `data.train`."""
+
+    seed: int = Field(ge=0)
+    total_steps: int = Field(ge=1)
+    run_dir: str
+    ray_address: str | None
+    model: ModelConfig
+    data: DataConfig
+    """`prompts_per_step` demonstrations make one optimizer step."""
+    placement: PlacementConfig
+    trainer: TrainerConfig
+    max_response_tokens: int = Field(ge=1)
+    """A demonstration with a longer response is a bad row."""
+    tracking: TrackingConfig
+
+    def problems(self) -> list[Problem]:
+        """Impossible combinations of keys that are right by themselves."""
+        found = _nothing_to_train_on(self.data)
+        rows, ranks = self.data.prompts_per_step, self.placement.trainer_ranks
+        if rows % ranks:
+            text = (
+                f"{ranks} does not divide the {rows} demonstrations of a step "
+                "(data.prompts_per_step); choose a divisor"
+            )
+            found.append(Problem(("placement.trainer_ranks", "data.prompts_per_step"), text))
+        return found + _trainer_problems(
+            self.trainer,
+            self.placement,
+            longest_row=self.data.max_prompt_tokens + self.max_response_tokens,
+            row_keys=("data.max_prompt_tokens", "max_response_tokens"),
+        )
+
+
+class EvalConfig(RunSchema):
+    """`rlstack eval`: pass@k, maj@k and lengths of any checkpoint."""
+
+    seed: int = Field(ge=0)
+    run_dir: str
+    ray_address: str | None
+    model: ModelConfig
+    """`path` may also be a run directory: its exported or latest policy is evaluated."""
+    data: DataConfig
+    placement: PlacementConfig
+    rollout: RolloutConfig
+    reward: RewardConfig
+    evaluation: EvaluationConfig
+    tracking: TrackingConfig
+
+    def problems(self) -> list[Problem]:
+        """Impossible combinations of keys that are right by themselves."""
+        found = _sampling_problems(self.evaluation)
+        if not self.data.eval:
+            found.append(Problem(("data.eval",), "is empty; name at least one source"))
+        return found
+
+
+def _nothing_to_train_on(data: DataConfig) -> list[Problem]:
+    return [] if data.train else [Problem(("data.train",), "is empty; name at least one source")]
+
+
+def _batch_problems(config: RLConfig) -> list[Problem]:
+    found = _nothing_to_train_on(config.data)
+    updates, ranks = config.algorithm.updates_per_epoch, config.placement.trainer_ranks
+    rows = config.data.prompts_per_step * config.rollout.num_samples
+    keys = ("algorithm.updates_per_epoch", "data.prompts_per_step", "rollout.num_samples")
+    if rows % updates:
+        text = (
+            f"{updates} does not divide the {rows} rollouts of a step "
+            "(data.prompts_per_step x rollout.num_samples); choose a divisor"
+        )
+        found.append(Problem(keys, text))
+    elif rows // updates % ranks:
+        text = (
+            f"{ranks} does not divide the {rows // updates} rollouts of an update "
+            "(data.prompts_per_step x rollout.num_samples / algorithm.updates_per_epoch); "
+            "choose a divisor, so that every rank has as many rows as the others"
+        )
+        found.append(Problem(("placement.trainer_ranks", *keys), text))
+    return found
+
+
+def _group_problems(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> list[Problem]:
+    """What compares the rollouts of a prompt needs two of them."""
+    if rollout.num_samples > 1:
+        return []
+    chosen = algorithm.advantage
+    found: list[Problem] = []
+    if not isinstance(chosen, ReinforcePlusPlusAdvantage) or chosen.group_baseline:
+        text = (
+            f"advantage {chosen.name} compares the rollouts of a prompt and needs at least 2, got "
+            f"{rollout.num_samples}; raise it or use algorithm=reinforce_plus_plus without "
+            "group_baseline"
+        )
+        found.append(Problem(("rollout.num_samples", "algorithm.advantage"), text))
+    if algorithm.dynamic_sampling.enabled:
+        text = (
+            "drops every group whose rewards are all equal, as those of one rollout are; raise "
+            "rollout.num_samples or set it to false"
+        )
+        keys = ("algorithm.dynamic_sampling.enabled", "rollout.num_samples")
+        found.append(Problem(keys, text))
+    return found
+
+
+def _evaluation_problems(config: RLConfig) -> list[Problem]:
+    every, found = config.evaluation.every, _sampling_problems(config.evaluation)
+    if every and not config.data.eval:
+        text = "needs data.eval, which is empty; add a source or set it to 0"
+        found.append(Problem(("evaluation.every", "data.eval"), text))
+    if config.checkpoint.keep_best is not None and not every:
+        text = "needs evaluations; set evaluation.every or keep_best=null"
+        found.append(Problem(("checkpoint.keep_best", "evaluation.every"), text))
+    return found
+
+
+def _sampling_problems(evaluation: EvaluationConfig) -> list[Problem]:
+    if evaluation.temperature or evaluation.num_samples == 1:
+        return []
+    text = (
+        f"{evaluation.num_samples} greedy responses to a prompt are all the same; set it to 1 or "
+        "evaluation.temperature above 0"
+    )
+    return [Problem(("evaluation.num_samples", "evaluation.temperature"), text)]
+
+
+def _trainer_problems(
+    trainer: TrainerConfig,
+    placement: PlacementConfig,
+    *,
+    longest_row: int,
+    row_keys: tuple[str, str],
+) -> list[Problem]:
+    found: list[Problem] = []
+    if trainer.max_tokens_per_microbatch < longest_row:
+        text = (
+            f"{trainer.max_tokens_per_microbatch} is less than the longest possible row, "
+            f"{longest_row} tokens ({' + '.join(row_keys)}); raise it to at least that"
+        )
+        found.append(Problem(("trainer.max_tokens_per_microbatch", *row_keys), text))
+    parameters, optimizer, stage = (
+        "trainer.offload_parameters",
+        "trainer.offload_optimizer",
+        "trainer.zero_stage",
+    )
+    if trainer.offload_parameters and trainer.zero_stage != 3:
+        text = f"needs trainer.zero_stage=3, got {trainer.zero_stage}"
+        found.append(Problem((parameters, stage), text))
+    if trainer.offload_optimizer and trainer.zero_stage == 0:
+        found.append(Problem((optimizer, stage), "needs trainer.zero_stage of 1, 2 or 3, got 0"))
+    if placement.device == "cpu" and (trainer.offload_optimizer or trainer.offload_parameters):
+        key = optimizer if trainer.offload_optimizer else parameters
+        text = "moves state off a GPU; with placement.device=cpu set it to false"
+        found.append(Problem((key, "placement.device"), text))
+    return found

@@ -1,0 +1,266 @@
+"""The RL loop: the file a newcomer reads first.
+
+    step:  prompts -> rollouts -> scores -> groups -> batch
+           -> old and reference logprobs -> advantages -> updates -> weights back to the engines
+
+The controller talks to roles through `protocols` alone. It does not know where they run, who shares
+devices, or which algorithm is configured.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlstack.algorithms.catalog import estimate_advantages
+from rlstack.batch import PolicyBatch, TokenBatch, collate
+from rlstack.config.run import RLConfig
+from rlstack.data.sampler import PromptSampler
+from rlstack.evaluation import evaluation_metrics, rollout_metrics
+from rlstack.metrics import Metrics
+from rlstack.protocols import PolicyTrainer, Reallocator, Reference, RolloutEngines, Scorer
+from rlstack.timeline import Timeline
+from rlstack.types import (
+    GenerationRequest,
+    Group,
+    Phase,
+    Prompt,
+    RewardRequest,
+    Rollout,
+    SamplingSettings,
+    Score,
+)
+
+EVALUATION_ROUND = 1_000_000
+"""Seeds of evaluations start here, far from the sampling rounds of a training step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """Everything a step talks to."""
+
+    engines: RolloutEngines
+    scorer: Scorer
+    policy: PolicyTrainer
+    reference: Reference | None
+    reallocator: Reallocator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What a step leaves behind: its metrics and its rollouts."""
+
+    metrics: Metrics
+    groups: Sequence[Group]
+
+
+class Controller:
+    """One policy in training. `step` may be called until `total_steps`; state is three numbers."""
+
+    def __init__(
+        self,
+        config: RLConfig,
+        roles: Roles,
+        *,
+        sampler: PromptSampler[Prompt],
+        pad_token_id: int,
+        timeline: Timeline,
+    ) -> None:
+        self.config = config
+        self.roles = roles
+        self.sampler = sampler
+        self.pad_token_id = pad_token_id
+        self.timeline = timeline
+        self.policy_version = 0
+
+    async def step(self, step: int) -> StepResult:
+        """Generate, score, estimate, update."""
+        roles = self.roles
+        metrics = await self._enter(Phase.GENERATE)
+        groups = await self._collect_groups(step)
+        metrics += rollout_metrics(
+            groups, max_response_tokens=self.config.rollout.max_response_tokens
+        )
+        metrics += self._staleness(groups)
+        batch = collate(groups, pad_token_id=self.pad_token_id)
+
+        metrics += await self._enter(Phase.TRAIN)
+        with self.timeline.span("logprobs"):
+            old_logprobs, ref_logprobs = await self._forward(batch)
+        with self.timeline.span("advantages"):
+            estimate = estimate_advantages(
+                batch, old_logprobs, ref_logprobs, config=self.config.algorithm
+            )
+        metrics += estimate.metrics
+
+        with self.timeline.span("update"):
+            for rows in self._minibatches(step, batch):
+                minibatch = policy_batch(
+                    batch.select(rows),
+                    old_logprobs=old_logprobs[rows],
+                    ref_logprobs=ref_logprobs[rows],
+                    advantages=estimate.advantages[rows],
+                    correction_weights=estimate.correction_weights[rows],
+                )
+                metrics += await roles.policy.update(minibatch)
+        self.policy_version += 1
+        metrics += await self._enter(Phase.GENERATE)
+        return StepResult(metrics=metrics, groups=groups)
+
+    async def evaluate(self, prompts: Sequence[Prompt]) -> StepResult:
+        """Sample every held-out prompt from the current policy and score it."""
+        settings = self.config.evaluation
+        metrics = await self._enter(Phase.GENERATE)
+        with self.timeline.span("evaluation"):
+            groups = await sample_groups(
+                prompts,
+                engines=self.roles.engines,
+                scorer=self.roles.scorer,
+                num_samples=settings.num_samples,
+                sampling=SamplingSettings(
+                    temperature=settings.temperature,
+                    top_p=settings.top_p,
+                    max_response_tokens=settings.max_response_tokens,
+                    stop=self.config.rollout.stop,
+                ),
+                seed=(self.config.seed, EVALUATION_ROUND),
+            )
+        metrics += evaluation_metrics(groups)
+        return StepResult(metrics=metrics, groups=groups)
+
+    def _staleness(self, groups: Sequence[Group]) -> Metrics:
+        """Updates between the policy that wrote a token and the one that is trained on it."""
+        versions = np.concatenate([r.policy_versions for g in groups for r in g.rollouts])
+        ages = self.policy_version - versions
+        return Metrics.mean("policy/staleness", float(ages.sum()), len(ages))
+
+    async def _enter(self, phase: Phase) -> Metrics:
+        with self.timeline.span("reallocation"):
+            return await self.roles.reallocator.enter(phase, version=self.policy_version)
+
+    async def _collect_groups(self, step: int) -> list[Group]:
+        """`prompts_per_step` scored groups; with dynamic sampling, those with signal first."""
+        config = self.config
+        wanted = config.data.prompts_per_step
+        dynamic = config.algorithm.dynamic_sampling
+        kept: list[Group] = []
+        without_signal: list[Group] = []
+        for round_index in range(dynamic.max_rounds if dynamic.enabled else 1):
+            with self.timeline.span("rollout"):
+                groups = await sample_groups(
+                    self.sampler.take(wanted - len(kept)),
+                    engines=self.roles.engines,
+                    scorer=self.roles.scorer,
+                    num_samples=config.rollout.num_samples,
+                    sampling=SamplingSettings(
+                        temperature=config.rollout.temperature,
+                        max_response_tokens=config.rollout.max_response_tokens,
+                        stop=config.rollout.stop,
+                    ),
+                    seed=(config.seed, step, round_index),
+                )
+            for group in groups:
+                keep = group.has_signal or not dynamic.enabled
+                (kept if keep else without_signal).append(group)
+            if len(kept) == wanted:
+                break
+        # Out of rounds: a batch of constant size is worth more than a few idle rows.
+        return (kept + without_signal)[:wanted]
+
+    async def _forward(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Old and reference logprobs; without a reference the old ones stand in, unused."""
+        policy, reference = self.roles.policy, self.roles.reference
+        if reference is None:
+            old_logprobs = await policy.logprobs(batch)
+            return old_logprobs, old_logprobs
+        return await asyncio.gather(policy.logprobs(batch), reference.logprobs(batch))
+
+    def _minibatches(self, step: int, batch: TokenBatch) -> list[Tensor]:
+        """Row indices of every optimizer step of this step."""
+        algorithm = self.config.algorithm
+        minibatches: list[Tensor] = []
+        for epoch in range(algorithm.epochs):
+            generator = np.random.default_rng([self.config.seed, step, epoch])
+            order = torch.from_numpy(generator.permutation(batch.num_rows))
+            minibatches += torch.chunk(order, algorithm.updates_per_epoch)
+        return minibatches
+
+
+async def sample_groups(
+    prompts: Sequence[Prompt],
+    *,
+    engines: RolloutEngines,
+    scorer: Scorer,
+    num_samples: int,
+    sampling: SamplingSettings,
+    seed: tuple[int, ...],
+) -> list[Group]:
+    """Sample and score `num_samples` responses of every prompt; rewards run while others generate.
+
+    Each response has its own seed, derived from `seed`, its prompt's position and its sample index.
+    """
+    requests = [
+        GenerationRequest(
+            request_id=row * num_samples + sample_index,
+            prompt=prompt,
+            sample_index=sample_index,
+            seed=int(np.random.SeedSequence([*seed, row, sample_index]).generate_state(1)[0]),
+        )
+        for row, prompt in enumerate(prompts)
+        for sample_index in range(num_samples)
+    ]
+    scored: dict[int, tuple[Rollout, asyncio.Task[Score]]] = {}
+    async for request_id, rollout in engines.generate(requests, sampling):
+        request = reward_request(rollout, max_response_tokens=sampling.max_response_tokens)
+        scored[request_id] = (rollout, asyncio.create_task(scorer.score(request)))
+    groups: list[Group] = []
+    for row, prompt in enumerate(prompts):
+        members = [scored[row * num_samples + index] for index in range(num_samples)]
+        groups.append(
+            Group(
+                prompt=prompt,
+                rollouts=tuple(rollout for rollout, _ in members),
+                scores=tuple([await score for _, score in members]),
+            )
+        )
+    return groups
+
+
+def reward_request(rollout: Rollout, *, max_response_tokens: int) -> RewardRequest:
+    """What the rewards see of a rollout."""
+    prompt = rollout.prompt
+    return RewardRequest(
+        prompt=prompt.text,
+        response=rollout.text,
+        answer=prompt.answer,
+        data_source=prompt.data_source,
+        reward=prompt.reward,
+        metadata=prompt.metadata,
+        response_tokens=len(rollout.response_ids),
+        max_response_tokens=max_response_tokens,
+        finish_reason=rollout.finish_reason,
+    )
+
+
+def policy_batch(
+    batch: TokenBatch,
+    *,
+    old_logprobs: Tensor,
+    ref_logprobs: Tensor,
+    advantages: Tensor,
+    correction_weights: Tensor,
+) -> PolicyBatch:
+    """The rows of one optimizer step, with the denominators of its loss."""
+    tokens = {field.name: getattr(batch, field.name) for field in fields(TokenBatch)}
+    return PolicyBatch(
+        **tokens,
+        old_logprobs=old_logprobs,
+        ref_logprobs=ref_logprobs,
+        advantages=advantages,
+        correction_weights=correction_weights,
+        num_loss_tokens=int(batch.loss_mask.sum()),
+        num_rollouts=int(batch.loss_mask.any(dim=1).sum()),
+    )

@@ -1,0 +1,1 @@
+"""Prompts: sources, row schemas, chat templates, sampling and packing."""

@@ -1,0 +1,36 @@
+"""Keeps evaluation honest: a held-out problem is never trained on."""
+
+from dataclasses import replace
+
+from rlstack.data.dataset import Dataset, SkipReport
+from rlstack.errors import DataError
+from rlstack.types import Prompt
+
+REASON = "held out for evaluation"
+
+
+def without_held_out(train: Dataset[Prompt], held_out: Dataset[Prompt]) -> Dataset[Prompt]:
+    """`train` less the rows whose rendered prompt is also in `held_out`, counted as skipped.
+
+    Raises:
+        DataError: if no row is left.
+    """
+    texts = {prompt.text for prompt in held_out.prompts}
+    kept = tuple(
+        replace(source, samples=tuple(p for p in source.samples if p.text not in texts))
+        for source in train.sources
+    )
+    num_dropped = len(train.prompts) - sum(len(source.samples) for source in kept)
+    if not num_dropped:
+        return train
+    if num_dropped == len(train.prompts):
+        raise DataError(
+            f"data.train: all {num_dropped} prompts are in data.eval too, so none is left to train "
+            "on. Use other rows for one of them, or set data.eval=[]."
+        )
+    return Dataset(
+        sources=tuple(source for source in kept if source.samples),
+        skipped=SkipReport(
+            counts={**train.skipped.counts, REASON: num_dropped}, messages=train.skipped.messages
+        ),
+    )

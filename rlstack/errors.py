@@ -1,0 +1,29 @@
+"""Exceptions that name what went wrong; each also inherits the standard type it refines."""
+
+
+class ConfigError(ValueError):
+    """A configuration key has an unknown name, a wrong type or an impossible value."""
+
+
+class PlacementError(ValueError):
+    """The cluster cannot hold the requested roles."""
+
+
+class DataError(ValueError):
+    """A dataset file or row cannot be used; the message names `file:line`."""
+
+
+class RewardError(ValueError):
+    """A reward or reward plugin is unknown, cannot be loaded, or has wrong parameters."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing, incomplete or belongs to a different run configuration."""
+
+
+class WeightSyncError(RuntimeError):
+    """An engine does not hold the weights that the trainer published."""
+
+
+class WorkerError(RuntimeError):
+    """A worker process failed and could not be replaced."""

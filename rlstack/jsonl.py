@@ -1,0 +1,70 @@
+"""JSON lines on disk: how a run keeps its metrics, its timeline and its rollouts.
+
+A process may be killed while it writes, so a last line without its newline is not there yet.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlstack.errors import DataError
+
+Record = Mapping[str, Any]
+
+
+def append(path: Path, record: Record) -> None:
+    """Add one record at the end of `path`.
+
+    Raises:
+        OSError: naming the path, if it cannot be written (disk full, no permission).
+    """
+    _write(path, [record], mode="a")
+
+
+def write(path: Path, records: Iterable[Record]) -> None:
+    """Replace `path` by `records`: a reader sees the old file or the new one, never a half.
+
+    Raises:
+        OSError: naming the path, if it cannot be written (disk full, no permission).
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    _write(temporary, records, mode="w")
+    os.replace(temporary, path)
+
+
+def read(path: Path) -> list[Record]:
+    """The records of `path`; none if there is no such file.
+
+    Raises:
+        DataError: naming file and line, if a line is not JSON.
+    """
+    if not path.is_file():
+        return []
+    records: list[Record] = []
+    # Not splitlines(): it also splits at U+2028 and the like, which may stand inside a string.
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith("\n"):
+                break
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}:{number}: not a JSON record: {error}") from error
+    return records
+
+
+def keep(path: Path, wanted: Callable[[Record], bool]) -> None:
+    """Drop every record that is not `wanted`."""
+    if path.is_file():
+        write(path, [record for record in read(path) if wanted(record)])
+
+
+def _write(path: Path, records: Iterable[Record], *, mode: str) -> None:
+    try:
+        with path.open(mode, encoding="utf-8", newline="\n") as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    except OSError as error:
+        # An error while writing, unlike one while opening, does not name the file by itself.
+        raise OSError(error.errno, error.strerror, str(path)) from error

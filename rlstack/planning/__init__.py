@@ -1,0 +1,1 @@
+"""What happens between phases, as data: pure functions, tested without any device."""

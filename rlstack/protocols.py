@@ -1,0 +1,97 @@
+"""What the controller needs from each role. The real roles are Ray worker groups in `workers`."""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from rlstack.batch import PolicyBatch, TokenBatch
+from rlstack.metrics import Metrics
+from rlstack.types import GenerationRequest, Phase, RewardRequest, Rollout, SamplingSettings, Score
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that the data layer uses."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool
+    ) -> str: ...
+
+    @property
+    def chat_template(self) -> str | None: ...
+
+    @property
+    def eos_token_id(self) -> int: ...
+
+    @property
+    def pad_token_id(self) -> int: ...
+
+    def save_pretrained(self, save_directory: str | Path) -> object: ...
+
+
+class RolloutEngines(Protocol):
+    """All generation engines behind one call."""
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], sampling: SamplingSettings
+    ) -> AsyncIterator[tuple[int, Rollout]]:
+        """Yield (request_id, rollout) as each response finishes; every request exactly once."""
+        ...
+
+
+class PolicyTrainer(Protocol):
+    """All ranks of the policy trainer behind one call."""
+
+    async def logprobs(self, batch: TokenBatch) -> Tensor:
+        """Float32 [B, T], nats, at the sampling temperature; 0 where loss_mask is False."""
+        ...
+
+    async def update(self, batch: PolicyBatch) -> Metrics:
+        """One optimizer step on the whole batch."""
+        ...
+
+    async def save(self, directory: Path) -> None:
+        """Weights, optimizer, scheduler and RNG of every rank."""
+        ...
+
+    async def load(self, directory: Path) -> None:
+        """Restore what `save` wrote, exactly."""
+        ...
+
+    async def export(self, directory: Path) -> None:
+        """Weights, configuration and tokenizer in Hugging Face format."""
+        ...
+
+
+class Reference(Protocol):
+    """The frozen reference policy."""
+
+    async def logprobs(self, batch: TokenBatch) -> Tensor:
+        """Float32 [B, T], nats, at the sampling temperature; 0 where loss_mask is False."""
+        ...
+
+
+class Scorer(Protocol):
+    """Runs the configured rewards, isolated and with time-outs."""
+
+    async def score(self, request: RewardRequest) -> Score:
+        """Never raises for a bad sample: failures are in `Score.errors`."""
+        ...
+
+
+class Reallocator(Protocol):
+    """Moves memory and weights between phases; nothing else knows who shares devices."""
+
+    async def enter(self, phase: Phase, *, version: int) -> Metrics:
+        """Carry out the plan's actions that lead to `phase`.
+
+        Entering GENERATE puts the trainer's weights into every engine as `version`, unless they are
+        there already, and verifies them.
+
+        Raises:
+            WeightSyncError: if an engine does not hold what was sent.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""The runnable stages behind the `rlstack` command."""

@@ -1,0 +1,183 @@
+"""The vocabulary of rlstack: one frozen type per stage of a sample's life.
+
+A `Prompt` is a dataset row ready to generate from. A `Rollout` is one sampled response to it. A
+`Group` is the rollouts that share a prompt, with their scores. This module imports no torch: arrays
+are numpy, so reward plugins and data code stay light.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Phase(StrEnum):
+    """What the devices are doing."""
+
+    GENERATE = "generate"
+    TRAIN = "train"
+
+
+class FinishReason(StrEnum):
+    """Why a response ended."""
+
+    STOP = "stop"
+    """The model ended it: end-of-sequence token or stop string."""
+    LENGTH = "length"
+    """It was cut at `max_response_tokens`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A dataset row in rlstack's schema, before any tokenizer has seen it.
+
+    `messages` or `text` is set, never both: `text` is used as it stands, `messages` go through the
+    tokenizer's chat template. `response` is a demonstration, for supervised training only.
+    """
+
+    example_id: str
+    """Unique in the dataset, readable: `name:row`."""
+    data_source: str
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    answer: str | None = None
+    response: str | None = None
+    reward: str | None = None
+    """Name of the reward that judges this row, for the `row` reward component."""
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prompt:
+    """An example rendered and tokenized.
+
+    token_ids: int64 [P], chat template and generation prompt included.
+    """
+
+    prompt_id: str
+    data_source: str
+    text: str
+    token_ids: NDArray[np.int64]
+    answer: str | None
+    reward: str | None
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingSettings:
+    """How responses are sampled; training samples from the full distribution at `temperature`."""
+
+    temperature: float
+    max_response_tokens: int
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GenerationRequest:
+    """One response to sample."""
+
+    request_id: int
+    """Index of the request in its `generate` call."""
+    prompt: Prompt
+    sample_index: int
+    """0 .. num_samples - 1 within the group."""
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rollout:
+    """One sampled response.
+
+    response_ids: int64 [R], the end-of-sequence token included when the model produced it.
+    logprobs: float32 [R], nats, under the distribution that was sampled from (temperature applied).
+    loss_mask: bool [R], False on text the policy did not write (tool output).
+    policy_versions: int32 [R], the policy version that produced each token.
+    """
+
+    prompt: Prompt
+    sample_index: int
+    text: str
+    response_ids: NDArray[np.int64]
+    logprobs: NDArray[np.float32]
+    loss_mask: NDArray[np.bool_]
+    finish_reason: FinishReason
+    policy_versions: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        num_tokens = len(self.response_ids)
+        for name in ("logprobs", "loss_mask", "policy_versions"):
+            if len(getattr(self, name)) != num_tokens:
+                raise ValueError(f"Rollout.{name}: expected {num_tokens} entries, one per token")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardRequest:
+    """What a reward may see of a rollout; picklable, no tensors."""
+
+    prompt: str
+    """The rendered prompt text, chat template included."""
+    response: str
+    answer: str | None = None
+    """The reference answer of the dataset row."""
+    data_source: str = ""
+    reward: str | None = None
+    """The reward the row names for itself, if any."""
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    response_tokens: int = 0
+    max_response_tokens: int = 0
+    finish_reason: FinishReason = FinishReason.STOP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """The judgement of one rollout.
+
+    `value` is in reward units; None means "cannot be judged", which is not 0.
+    """
+
+    value: float | None
+    parts: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Unweighted value of each reward component that could judge."""
+    extracted_answer: str | None = None
+    """The answer found in the response; majority voting compares these."""
+    errors: tuple[str, ...] = ()
+    """One message per component that failed or timed out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Group:
+    """The rollouts that share a prompt, with their scores, in order of `sample_index`."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+    scores: tuple[Score, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.rollouts) != len(self.scores):
+            raise ValueError("Group: expected one score per rollout")
+
+    @property
+    def rewards(self) -> NDArray[np.float32]:
+        """float32 [G], reward units; NaN where a rollout could not be judged."""
+        return np.array(
+            [np.nan if s.value is None else s.value for s in self.scores], dtype=np.float32
+        )
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether the judged rewards differ, so that group-relative advantages are not all zero."""
+        rewards = self.rewards
+        judged = rewards[~np.isnan(rewards)]
+        return len(judged) > 1 and bool(judged.max() > judged.min())

@@ -1,0 +1,161 @@
+"""Every shipped configuration parses; every mistake is named with its key and the fix."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from rlstack.config.load import dump, parse
+from rlstack.config.run import EvalConfig, RLConfig, RunSchema, SFTConfig
+from rlstack.errors import ConfigError
+
+CONF = Path(__file__).parents[2] / "conf"
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+SCHEMAS: dict[str, type[RunSchema]] = {"rl": RLConfig, "sft": SFTConfig, "eval": EvalConfig}
+SOURCE = "{type: file, path: rows.jsonl}"
+
+
+def composed(name: str, *overrides: str) -> dict[str, Any]:
+    with initialize_config_module(version_base="1.3", config_module="conf"):
+        config = compose(name, overrides=["run_dir=run", *overrides])
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def rl_values(*overrides: str) -> dict[str, Any]:
+    sources = [f"data.train=[{SOURCE}]", f"data.eval=[{SOURCE}]"]
+    return composed("rl", "model.path=m", *sources, *overrides)
+
+
+def problems(values: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(RLConfig, values)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_parses(name: str) -> None:
+    command = "sft" if name.startswith("sft") else "rl"
+    values = composed(command, f"experiment={name}", "model.path=m")
+    config = parse(SCHEMAS[command], values)
+    assert parse(SCHEMAS[command], yaml.safe_load(dump(config))) == config
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "dr_grpo", "rloo", "reinforce_plus_plus", "dapo"])
+def test_every_algorithm_parses(algorithm: str) -> None:
+    assert parse(RLConfig, rl_values(f"algorithm={algorithm}"))
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_command_needs_a_model(name: str) -> None:
+    values = composed(name, f"data.train=[{SOURCE}]", f"data.eval=[{SOURCE}]")
+    with pytest.raises(ConfigError, match=r"model\.path: must be given: model\.path=VALUE"):
+        parse(SCHEMAS[name], values)
+
+
+def test_fewer_than_150_keys() -> None:
+    def leaves(value: Any) -> int:
+        return sum(map(leaves, value.values())) if isinstance(value, dict) else 1
+
+    assert leaves(rl_values()) < 150
+
+
+def test_a_number_in_scientific_notation_is_a_number() -> None:
+    assert parse(RLConfig, rl_values("trainer.learning_rate=1e-5")).trainer.learning_rate == 1e-5
+
+
+def test_all_mistakes_come_in_one_message() -> None:
+    values = rl_values("trainer.learning_rate=-1", "algorithm.policy_loss.clip_low=high")
+    values["rollout"]["temperature_x"] = values["rollout"].pop("temperature")
+    values["algorithm"]["advantage"]["name"] = "groq"
+    message = problems(values)
+    assert "5 problems" in message
+    assert "rollout.temperature: missing" in message
+    assert "rollout.temperature_x: unknown key; did you mean rollout.temperature?" in message
+    assert "trainer.learning_rate: got -1; expected more than 0" in message
+    assert "algorithm.policy_loss.clip_low: got high; expected a number" in message
+    assert "algorithm.advantage.name: got 'groq'; expected 'grpo' or" in message
+
+
+def test_impossible_combinations_are_found_beside_wrong_keys() -> None:
+    values = rl_values("trainer.learning_rate=-1", "algorithm.updates_per_epoch=7")
+    with pytest.raises(ConfigError) as caught:
+        parse(RLConfig, values, fallback=rl_values())
+    assert "2 problems" in str(caught.value)
+    assert "algorithm.updates_per_epoch: 7 does not divide" in str(caught.value)
+
+
+def test_a_combination_with_a_wrong_key_is_not_guessed_about() -> None:
+    values = rl_values("algorithm.updates_per_epoch=7", "rollout.num_samples=many")
+    with pytest.raises(ConfigError) as caught:
+        parse(RLConfig, values, fallback=rl_values())
+    assert "1 problem in" in str(caught.value)
+    assert "rollout.num_samples: got many; expected an integer" in str(caught.value)
+
+
+def test_an_unknown_key_gets_the_closest_known_one() -> None:
+    values = rl_values()
+    values["trainer"]["zero_stages"] = 2
+    assert "trainer.zero_stages: unknown key; did you mean trainer.zero_stage?" in problems(values)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("learning_rate", 1e-3, "learning_rate: unknown key; did you mean trainer.learning_rate?"),
+        ("trainer", 3, "trainer: got 3; expected a mapping"),
+        ("seed", 1.5, "seed: got 1.5; expected an integer"),
+        ("seed", "3", "seed: got '3'; expected an integer"),
+        ("run_dir", 7, "run_dir: got 7; expected a string: run_dir='\"7\"'"),
+    ],
+)
+def test_what_is_wrong_and_what_is_right(key: str, value: object, expected: str) -> None:
+    assert expected in problems(rl_values() | {key: value})
+
+
+def test_a_key_of_another_variant_names_the_right_ones() -> None:
+    values = rl_values()
+    values["algorithm"]["advantage"]["group_baseline"] = True
+    expected = "algorithm.advantage.group_baseline: 'grpo' has no such key, only name"
+    assert expected in problems(values)
+
+
+def test_a_key_inside_a_list_is_named_as_typed() -> None:
+    values = rl_values()
+    values["data"]["train"][0]["limit"] = 0
+    assert "data.train[0].limit: got 0" in problems(values)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["data.train=[]"], "data.train: is empty"),
+        (["data.eval=[]"], "evaluation.every: needs data.eval"),
+        (["algorithm.updates_per_epoch=7"], "algorithm.updates_per_epoch: 7 does not divide"),
+        (
+            ["data.prompts_per_step=3", "placement.trainer_ranks=5"],
+            "placement.trainer_ranks: 5 does not divide the 24 rollouts of an update",
+        ),
+        (["rollout.num_samples=1"], "rollout.num_samples: advantage grpo compares"),
+        (["trainer.max_tokens_per_microbatch=100"], "trainer.max_tokens_per_microbatch: 100 is"),
+        (["trainer.offload_parameters=true"], "trainer.offload_parameters: needs"),
+        (
+            ["trainer.zero_stage=0", "trainer.offload_optimizer=true"],
+            "trainer.offload_optimizer: needs",
+        ),
+        (
+            ["placement.device=cpu", "trainer.offload_optimizer=true"],
+            "trainer.offload_optimizer: moves state off a GPU",
+        ),
+        (
+            ["checkpoint.keep_best=eval/pass@1", "evaluation.every=0"],
+            "checkpoint.keep_best: needs evaluations",
+        ),
+    ],
+)
+def test_impossible_combinations(overrides: list[str], expected: str) -> None:
+    assert expected in problems(rl_values(*overrides))

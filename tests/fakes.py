@@ -1,0 +1,104 @@
+"""Roles that answer at once, for tests of order and bookkeeping only."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlstack.batch import PolicyBatch, TokenBatch
+from rlstack.metrics import Metrics
+from rlstack.types import (
+    FinishReason,
+    GenerationRequest,
+    Phase,
+    RewardRequest,
+    Rollout,
+    SamplingSettings,
+    Score,
+)
+
+
+@dataclass
+class Journal:
+    """What the controller asked for, in order."""
+
+    events: list[str] = field(default_factory=list)
+
+
+@dataclass
+class FakeEngines:
+    """Answers with the seed's parity as text, last request first."""
+
+    journal: Journal
+    version: int = -1
+
+    async def generate(
+        self, requests: Sequence[GenerationRequest], sampling: SamplingSettings
+    ) -> AsyncIterator[tuple[int, Rollout]]:
+        self.journal.events.append(f"generate {len(requests)}")
+        for request in reversed(requests):
+            length = 1 + request.seed % 3
+            yield (
+                request.request_id,
+                Rollout(
+                    prompt=request.prompt,
+                    sample_index=request.sample_index,
+                    text=str(request.seed % 2),
+                    response_ids=np.full(length, 5, dtype=np.int64),
+                    logprobs=np.full(length, -1.0, dtype=np.float32),
+                    loss_mask=np.ones(length, dtype=np.bool_),
+                    finish_reason=FinishReason.STOP,
+                    policy_versions=np.full(length, self.version, dtype=np.int32),
+                ),
+            )
+
+
+@dataclass
+class FakeScorer:
+    """The response is its own reward; prompts named `dull` always get 0."""
+
+    async def score(self, request: RewardRequest) -> Score:
+        return Score(value=0.0 if request.data_source == "dull" else float(request.response))
+
+
+@dataclass
+class FakePolicy:
+    """Remembers the batches it was trained on."""
+
+    journal: Journal
+    batches: list[PolicyBatch] = field(default_factory=list)
+
+    async def logprobs(self, batch: TokenBatch) -> Tensor:
+        self.journal.events.append("logprobs")
+        return torch.where(batch.loss_mask, -1.0, 0.0)
+
+    async def update(self, batch: PolicyBatch) -> Metrics:
+        self.journal.events.append(f"update {batch.num_rows}")
+        self.batches.append(batch)
+        return Metrics.of({"policy/loss": 1.0})
+
+    async def save(self, directory: Path) -> None:
+        directory.mkdir()
+
+    async def load(self, directory: Path) -> None:
+        assert directory.is_dir()
+
+    async def export(self, directory: Path) -> None:
+        directory.mkdir()
+
+
+@dataclass
+class FakeReallocator:
+    """Publishes to the fake engines."""
+
+    journal: Journal
+    engines: FakeEngines
+
+    async def enter(self, phase: Phase, *, version: int) -> Metrics:
+        self.journal.events.append(f"{phase} v{version}")
+        if phase is Phase.GENERATE:
+            self.engines.version = version
+        return Metrics()

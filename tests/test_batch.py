@@ -1,0 +1,93 @@
+"""Batches check themselves, and collation follows the one index rule."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from rlstack.batch import collate
+from rlstack.metrics import Metrics, merge
+from rlstack.types import FinishReason, Group, Prompt, Rollout, Score
+from tests.algorithms.test_catalog import token_batch
+
+
+def group(prompt_ids: list[int], responses: list[list[int]], rewards: list[float | None]) -> Group:
+    prompt = Prompt(
+        prompt_id="p",
+        data_source="s",
+        text="",
+        token_ids=np.array(prompt_ids, dtype=np.int64),
+        answer=None,
+        reward=None,
+        metadata={},
+    )
+    rollouts = [
+        Rollout(
+            prompt=prompt,
+            sample_index=index,
+            text="",
+            response_ids=np.array(ids, dtype=np.int64),
+            logprobs=np.array([-float(i) for i in ids], dtype=np.float32),
+            loss_mask=np.array([i != 7 for i in ids]),
+            finish_reason=FinishReason.STOP,
+            policy_versions=np.zeros(len(ids), dtype=np.int32),
+        )
+        for index, ids in enumerate(responses)
+    ]
+    return Group(
+        prompt=prompt,
+        rollouts=tuple(rollouts),
+        scores=tuple(Score(value=value) for value in rewards),
+    )
+
+
+def test_collate_pads_right_and_masks_what_the_policy_did_not_write() -> None:
+    batch = collate(
+        [group([1, 2], [[3, 7, 4]], [1.0]), group([5], [[6], [8, 9]], [None, 0.5])],
+        pad_token_id=0,
+    )
+    assert batch.token_ids.tolist() == [[1, 2, 3, 7, 4], [5, 6, 0, 0, 0], [5, 8, 9, 0, 0]]
+    assert batch.loss_mask.int().tolist() == [[0, 0, 1, 0, 1], [0, 1, 0, 0, 0], [0, 1, 1, 0, 0]]
+    assert batch.rollout_logprobs.tolist() == [
+        [0, 0, -3, 0, -4],
+        [0, -6, 0, 0, 0],
+        [0, -8, -9, 0, 0],
+    ]
+    assert batch.lengths.tolist() == [5, 2, 3]
+    assert batch.group_ids.tolist() == [0, 1, 1]
+    assert batch.rewards.isnan().tolist() == [False, True, False]
+
+
+def test_collate_needs_a_rollout() -> None:
+    with pytest.raises(ValueError, match="no rollouts"):
+        collate([], pad_token_id=0)
+
+
+def test_wrong_shapes_types_and_masks_are_named() -> None:
+    batch = token_batch()
+    with pytest.raises(ValueError, match=r"TokenBatch\.rewards: expected torch.float32 \[8\]"):
+        dataclasses.replace(batch, rewards=torch.zeros(3))
+    with pytest.raises(ValueError, match=r"TokenBatch\.loss_mask: expected torch.bool"):
+        dataclasses.replace(batch, loss_mask=batch.loss_mask.float())
+    with pytest.raises(ValueError, match="loss_mask is True on padding"):
+        dataclasses.replace(batch, loss_mask=torch.ones_like(batch.loss_mask))
+
+
+def test_selected_rows_keep_their_order() -> None:
+    batch = token_batch()
+    rows = torch.tensor([5, 0])
+    assert torch.equal(batch.select(rows).rollout_logprobs, batch.rollout_logprobs[rows])
+
+
+def test_metrics_add_up_over_parts_of_different_size() -> None:
+    whole = merge(
+        [
+            Metrics.mean("loss", total=6.0, count=3),
+            Metrics.mean("loss", total=1.0, count=1),
+            Metrics(maxima={"ratio": 2.0}, minima={"low": 0.5}),
+            Metrics(maxima={"ratio": 1.5}, minima={"low": 0.7}),
+            Metrics.mean("empty", total=0.0, count=0),
+        ]
+    )
+    assert whole.values() == {"loss": 7 / 4, "ratio": 2.0, "low": 0.5}

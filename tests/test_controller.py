@@ -1,0 +1,151 @@
+"""The order of a step, its batches, seeds and dynamic sampling, on fake roles."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlstack.config.load import parse
+from rlstack.config.run import RLConfig
+from rlstack.controller import Controller, Roles, StepResult
+from rlstack.data.dataset import Dataset, SkipReport, Source
+from rlstack.data.sampler import PromptSampler
+from rlstack.timeline import Timeline
+from rlstack.types import Prompt
+from tests.config.test_load import rl_values
+from tests.fakes import FakeEngines, FakePolicy, FakeReallocator, FakeScorer, Journal
+
+
+def make_controller(
+    tmp_path: Path, *overrides: str, dull: int = 0
+) -> tuple[Controller, Journal, FakePolicy]:
+    config = parse(
+        RLConfig,
+        rl_values("data.prompts_per_step=4", "rollout.num_samples=4", *overrides),
+    )
+    prompts = tuple(
+        Prompt(
+            prompt_id=str(index),
+            data_source="dull" if index < dull else "lively",
+            text="p",
+            token_ids=np.array([1, 2]),
+            answer=None,
+            reward=None,
+            metadata={},
+        )
+        for index in range(12)
+    )
+    dataset = Dataset(
+        sources=(Source(name="s", weight=None, samples=prompts),),
+        skipped=SkipReport(counts={}, messages=()),
+    )
+    journal = Journal()
+    engines = FakeEngines(journal)
+    policy = FakePolicy(journal)
+    roles = Roles(
+        engines=engines,
+        scorer=FakeScorer(),
+        policy=policy,
+        reference=None,
+        reallocator=FakeReallocator(journal, engines),
+    )
+    controller = Controller(
+        config,
+        roles,
+        sampler=PromptSampler(dataset, seed=0, shuffle=False, curriculum=None),
+        pad_token_id=0,
+        timeline=Timeline(tmp_path, on_span=lambda _: None),
+    )
+    return controller, journal, policy
+
+
+def run(awaitable: Any) -> Any:
+    return asyncio.run(awaitable)
+
+
+def test_three_steps_in_order(tmp_path: Path) -> None:
+    controller, journal, _ = make_controller(tmp_path, "algorithm.updates_per_epoch=2")
+    for step in (1, 2, 3):
+        run(controller.step(step))
+    expected = []
+    for version in range(3):
+        expected += [f"generate v{version}", "generate 16", f"train v{version}", "logprobs"]
+        expected += ["update 8", "update 8", f"generate v{version + 1}"]
+    assert journal.events == expected
+    assert controller.policy_version == 3
+
+
+def test_an_epoch_trains_every_row_once_with_the_denominators_of_its_update(
+    tmp_path: Path,
+) -> None:
+    controller, _, policy = make_controller(
+        tmp_path, "algorithm.updates_per_epoch=4", "algorithm.epochs=2"
+    )
+    result: StepResult = run(controller.step(1))
+    assert len(policy.batches) == 8
+    for epoch in (policy.batches[:4], policy.batches[4:]):
+        tokens = sum(int(batch.loss_mask.sum()) for batch in epoch)
+        assert tokens == sum(len(r.response_ids) for g in result.groups for r in g.rollouts)
+    for batch in policy.batches:
+        assert batch.num_loss_tokens == int(batch.loss_mask.sum())
+        assert batch.num_rollouts == batch.num_rows
+
+
+def test_rollouts_meet_their_own_rewards(tmp_path: Path) -> None:
+    controller, _, policy = make_controller(tmp_path)
+    result: StepResult = run(controller.step(1))
+    for group in result.groups:
+        for rollout, score in zip(group.rollouts, group.scores, strict=True):
+            assert score.value == float(rollout.text)
+    (batch,) = policy.batches
+    for group_id in batch.group_ids.unique():
+        rows = batch.group_ids == group_id
+        advantages = batch.advantages[rows].sum(dim=1) / batch.loss_mask[rows].sum(dim=1)
+        above = batch.rewards[rows] > batch.rewards[rows].mean()
+        assert torch.equal(advantages > 0, above)
+
+
+def test_seeds_differ_between_rows_samples_and_steps_and_repeat_with_the_run(
+    tmp_path: Path,
+) -> None:
+    def texts(step: int) -> list[str]:
+        controller, _, _ = make_controller(tmp_path)
+        result: StepResult = run(controller.step(step))
+        return [r.text + str(len(r.response_ids)) for g in result.groups for r in g.rollouts]
+
+    assert texts(1) == texts(1)
+    assert texts(1) != texts(2)
+    assert len(set(texts(1))) > 2
+
+
+def test_dynamic_sampling_replaces_groups_without_signal(tmp_path: Path) -> None:
+    controller, journal, _ = make_controller(
+        tmp_path, "algorithm.dynamic_sampling.enabled=true", dull=3
+    )
+    result: StepResult = run(controller.step(1))
+    assert len(result.groups) == 4
+    assert all(group.has_signal for group in result.groups)
+    assert journal.events[1] == "generate 16"
+    assert journal.events[2] in ("generate 12", "generate 16")
+
+
+def test_dynamic_sampling_fills_up_after_its_last_round(tmp_path: Path) -> None:
+    controller, journal, _ = make_controller(
+        tmp_path,
+        "algorithm.dynamic_sampling.enabled=true",
+        "algorithm.dynamic_sampling.max_rounds=2",
+        dull=12,
+    )
+    result: StepResult = run(controller.step(1))
+    assert len(result.groups) == 4
+    assert journal.events.count("generate 16") == 2
+
+
+def test_evaluation_samples_every_prompt_of_the_current_policy(tmp_path: Path) -> None:
+    controller, journal, _ = make_controller(tmp_path, "evaluation.num_samples=3")
+    prompts = controller.sampler.take(5)
+    result: StepResult = run(controller.evaluate(prompts))
+    assert journal.events == ["generate v0", "generate 15"]
+    assert 0 <= result.metrics.values()["eval/pass@1"] <= 1

@@ -1,0 +1,61 @@
+"""The README's examples work: commands give valid configurations, the plugin scores."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rewards.compose import Component
+from rewards.load import RewardSpec, load_reward
+from rlstack.config.load import parse
+from rlstack.types import RewardRequest
+from tests.config.test_load import SCHEMAS, composed
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+HYDRA_COMMANDS = [
+    words
+    for words in COMMANDS
+    if words[0] == "rlstack" and words[1] in SCHEMAS and not words[2].startswith("resume=")
+]
+PLUGIN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+
+
+def test_examples_were_found() -> None:
+    assert len(HYDRA_COMMANDS) == 6
+    assert ["make", "quickstart"] in COMMANDS
+    assert ["make", "test"] in COMMANDS
+
+
+@pytest.mark.parametrize("words", HYDRA_COMMANDS, ids=" ".join)
+def test_a_command_is_valid(words: list[str]) -> None:
+    _, name, *overrides = words
+    parse(SCHEMAS[name], composed(name, *overrides))
+
+
+@pytest.mark.parametrize("target", ["quickstart", "test", "setup", "lint", "bench"])
+def test_make_targets_exist(target: str) -> None:
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_the_plugin_scores(tmp_path: Path) -> None:
+    plugin = tmp_path / "my_rewards.py"
+    plugin.write_text(PLUGIN)
+    component = Component("short_enough", 0.1, {"limit": 200})
+    reward = load_reward(RewardSpec(components=(component,), plugins=(str(plugin),)))
+    short = reward(RewardRequest(prompt="p", response="r", response_tokens=10))
+    long = reward(RewardRequest(prompt="p", response="r", response_tokens=201))
+    assert short.value == pytest.approx(0.1)
+    assert long.value == 0.0
+
+
+def test_linked_files_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (Path(__file__).parents[1] / target).exists(), target

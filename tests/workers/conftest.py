@@ -1,0 +1,149 @@
+"""One running set of roles per layout, shared by every test that needs it."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlstack.config.model import ModelConfig
+from rlstack.config.placement import PlacementConfig
+from rlstack.config.rollout import RolloutConfig
+from rlstack.config.trainer import ScheduleConfig, TrainerConfig
+from rlstack.types import GenerationRequest, Prompt, Rollout, SamplingSettings
+from tests.tiny_model import write_tiny_model
+from workers.launch import LaunchSpec, Roles, launch
+
+MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS = 32, 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Running roles and the event loop they are driven from."""
+
+    roles: Roles
+    spec: LaunchSpec
+    loop: asyncio.AbstractEventLoop
+
+    def run(self, awaitable: Any) -> Any:
+        return self.loop.run_until_complete(awaitable)
+
+
+def trainer_config(**changes: Any) -> TrainerConfig:
+    values = {
+        "zero_stage": 1,
+        "offload_optimizer": False,
+        "offload_parameters": False,
+        "gradient_checkpointing": False,
+        "max_tokens_per_microbatch": 256,
+        "logprob_chunk_tokens": 64,
+        "learning_rate": 1e-2,
+        "schedule": ScheduleConfig(name="constant", warmup_updates=0, min_ratio=0.0),
+        "weight_decay": 0.0,
+        "betas": (0.9, 0.95),
+        "max_grad_norm": 1.0,
+    }
+    return TrainerConfig.model_validate(values | changes)
+
+
+def rollout_config(**changes: Any) -> RolloutConfig:
+    values = {
+        "num_samples": 4,
+        "temperature": 0.8,
+        "max_response_tokens": MAX_RESPONSE_TOKENS,
+        "stop": (),
+        "max_concurrent": 64,
+        "prefix_caching": True,
+        "compile": False,
+        "kv_cache_gib": 1,
+        "gpu_memory_fraction": 0.4,
+        "max_restarts": 2,
+    }
+    return RolloutConfig.model_validate(values | changes)
+
+
+def launch_spec(
+    model_path: Path, *, zero_stage: int, num_engines: int = 1, tensor_parallel: int = 1
+) -> LaunchSpec:
+    return LaunchSpec(
+        placement=PlacementConfig(
+            mode="colocated",
+            device="cpu",
+            trainer_ranks=2,
+            num_engines=num_engines,
+            tensor_parallel=tensor_parallel,
+            cpus_per_worker=1,
+        ),
+        model=ModelConfig(path=str(model_path), dtype="float32", trust_remote_code=False),
+        seed=0,
+        trainer=trainer_config(zero_stage=zero_stage),
+        rollout=rollout_config(),
+        max_prompt_tokens=MAX_PROMPT_TOKENS,
+        max_response_tokens=MAX_RESPONSE_TOKENS,
+    )
+
+
+def running_stack(spec: LaunchSpec) -> Iterator[Stack]:
+    loop = asyncio.new_event_loop()
+    exits = AsyncExitStack()
+    roles = loop.run_until_complete(exits.enter_async_context(launch(spec)))
+    yield Stack(roles=roles, spec=spec, loop=loop)
+    loop.run_until_complete(exits.aclose())
+    loop.close()
+
+
+@pytest.fixture(scope="session")
+def tied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tied")
+    write_tiny_model(path, tied=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("untied")
+    write_tiny_model(path, tied=False)
+    return path
+
+
+def make_prompts(count: int) -> list[Prompt]:
+    generator = np.random.default_rng(0)
+    return [
+        Prompt(
+            prompt_id=str(index),
+            data_source="test",
+            text="",
+            token_ids=generator.integers(3, 90, size=generator.integers(5, 20)),
+            answer=None,
+            reward=None,
+            metadata={},
+        )
+        for index in range(count)
+    ]
+
+
+def make_requests(prompts: list[Prompt], *, num_samples: int = 4) -> list[GenerationRequest]:
+    return [
+        GenerationRequest(
+            request_id=row * num_samples + index,
+            prompt=prompt,
+            sample_index=index,
+            seed=row * 1000 + index,
+        )
+        for row, prompt in enumerate(prompts)
+        for index in range(num_samples)
+    ]
+
+
+async def generate(roles: Roles, requests: list[GenerationRequest]) -> dict[int, Rollout]:
+    assert roles.engines is not None
+    sampling = SamplingSettings(temperature=0.8, max_response_tokens=MAX_RESPONSE_TOKENS)
+    found: dict[int, Rollout] = {}
+    async for request_id, rollout in roles.engines.generate(requests, sampling):
+        assert request_id not in found, "a request was answered twice"
+        found[request_id] = rollout
+    return found

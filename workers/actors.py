@@ -1,0 +1,135 @@
+"""The Ray actor classes: thin shells that import their heavy half in their own process.
+
+Ray needs an actor's class in the driver. These shells let the driver start every role at once
+without first importing vLLM and DeepSpeed itself, which would take longer than starting Ray.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray.actor import ActorHandle
+from torch import Tensor
+
+from rlstack.batch import PolicyBatch, SFTBatch, TokenBatch
+from rlstack.config.algorithm import AlgorithmConfig
+from rlstack.metrics import Metrics
+from rlstack.planning.phases import Transport
+from rlstack.types import SamplingSettings
+from workers.specs import Completion, EngineSpec, EngineState, SendReport, TokenRequest, TrainerSpec
+
+
+class PolicyActor:
+    """`workers.policy.PolicyRank` as an actor."""
+
+    def __init__(
+        self,
+        spec: TrainerSpec,
+        *,
+        rank: int,
+        algorithm: AlgorithmConfig | None,
+        max_response_tokens: int,
+    ) -> None:
+        from workers.policy import PolicyRank
+
+        self.rank = PolicyRank(
+            spec, rank=rank, algorithm=algorithm, max_response_tokens=max_response_tokens
+        )
+
+    def visible_device(self) -> str:
+        return self.rank.visible_device()
+
+    def rendezvous(self) -> tuple[str, int]:
+        return self.rank.rendezvous()
+
+    def start(self, *, address: str, port: int) -> None:
+        self.rank.start(address=address, port=port)
+
+    def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        return self.rank.logprobs(batch)
+
+    def update(self, batch: PolicyBatch) -> Metrics:
+        return self.rank.update(batch)
+
+    def update_supervised(self, batch: SFTBatch) -> Metrics:
+        return self.rank.update_supervised(batch)
+
+    def connect(
+        self, transport: Transport, *, engines: list[ActorHandle], workers_per_engine: int
+    ) -> None:
+        self.rank.connect(transport, engines=engines, workers_per_engine=workers_per_engine)
+
+    def send_weights(self) -> SendReport:
+        return self.rank.send_weights()
+
+    def offload(self) -> None:
+        self.rank.offload()
+
+    def reload(self) -> None:
+        self.rank.reload()
+
+    def save(self, directory: Path) -> None:
+        self.rank.save(directory)
+
+    def load(self, directory: Path) -> None:
+        self.rank.load(directory)
+
+    def export(self, directory: Path) -> None:
+        self.rank.export(directory)
+
+
+class ReferenceActor:
+    """`workers.reference.ReferenceRank` as an actor."""
+
+    def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
+        from workers.reference import ReferenceRank
+
+        self.rank = ReferenceRank(spec, rank=rank)
+
+    def start(self) -> None:
+        self.rank.start()
+
+    def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        return self.rank.logprobs(batch)
+
+
+class EngineActor:
+    """`workers.rollout.RolloutEngine` as an actor."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        from workers.rollout import RolloutEngine
+
+        self.engine = RolloutEngine(spec)
+
+    async def start(self) -> None:
+        await self.engine.start()
+
+    async def generate(
+        self, requests: Sequence[TokenRequest], sampling: SamplingSettings
+    ) -> AsyncIterator[list[Completion]]:
+        async for completions in self.engine.generate(requests, sampling):
+            yield completions
+
+    async def init_weight_transfer_engine(self, request: Any) -> None:
+        await self.engine.init_weight_transfer_engine(request)
+
+    async def start_weight_update(self) -> None:
+        await self.engine.start_weight_update()
+
+    async def update_weights(self, request: Any) -> None:
+        await self.engine.update_weights(request)
+
+    async def finish_weight_update(self) -> None:
+        await self.engine.finish_weight_update()
+
+    async def commit(self, version: int) -> EngineState:
+        return await self.engine.commit(version)
+
+    async def sleep(self) -> None:
+        await self.engine.sleep()
+
+    async def wake(self, tags: list[str]) -> None:
+        await self.engine.wake(tags)
+
+    async def shutdown(self) -> None:
+        await self.engine.shutdown()

@@ -1,0 +1,45 @@
+"""Our trainer configuration as DeepSpeed's; pure."""
+
+from typing import Any
+
+from rlstack.config.model import ModelConfig
+from rlstack.config.trainer import TrainerConfig
+
+
+def deepspeed_config(model: ModelConfig, trainer: TrainerConfig) -> dict[str, Any]:
+    """DeepSpeed's JSON configuration.
+
+    Micro-batches are ours (token-budgeted, a different number each update), so DeepSpeed is told of
+    one sample per step and the trainer marks the accumulation boundary itself.
+    """
+    zero: dict[str, Any] = {"stage": trainer.zero_stage}
+    if trainer.zero_stage == 3:
+        # Small parameters stay whole on every rank unless told otherwise; the layout is then the
+        # same for every model size.
+        zero["stage3_param_persistence_threshold"] = 0
+    if trainer.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if trainer.offload_parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": trainer.max_grad_norm,
+        "zero_optimization": zero,
+        "bf16": {"enabled": model.dtype == "bfloat16"},
+        # torch's AdamW has no kernel to compile and is the same on CPU and GPU.
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": trainer.learning_rate,
+                "betas": list(trainer.betas),
+                "weight_decay": trainer.weight_decay,
+                "torch_adam": True,
+            },
+        },
+        # AdamW of torch is not one of the optimizers DeepSpeed vouches for under offload.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1_000_000_000,
+        "wall_clock_breakdown": False,
+    }

@@ -1,0 +1,40 @@
+"""The reference policy: a frozen model that only computes logprobs."""
+
+import torch
+from torch import Tensor
+
+from rlstack.batch import TokenBatch
+from rlstack.data.packing import plan_microbatches
+from workers.model import TokenLogprobs, load_causal_model, token_logprobs
+from workers.specs import TrainerSpec
+
+
+class ReferenceRank:
+    """One process of the reference group: holds the whole model, takes a share of the rows."""
+
+    def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
+        self.spec = spec
+        self.rank = rank
+
+    def start(self) -> None:
+        """Load the model."""
+        torch.set_num_threads(self.spec.threads)
+        self.device = torch.device("cpu" if self.spec.device == "cpu" else "cuda:0")
+        model = load_causal_model(self.spec.model, device=self.device)
+        chunk_tokens = self.spec.trainer.logprob_chunk_tokens
+        self.module = TokenLogprobs(model.eval(), chunk_tokens=chunk_tokens).requires_grad_(False)
+
+    def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """This rank's row indices (int64 [N]) and their logprobs (float32 [N, T])."""
+        own = plan_microbatches(
+            batch.lengths.tolist(),
+            num_ranks=self.spec.num_ranks,
+            max_tokens=self.spec.trainer.max_tokens_per_microbatch,
+        )[self.rank]
+        # A GPU is shared with a trainer rank: the reference visits it for the call only.
+        self.module.to(self.device)
+        result = token_logprobs(
+            self.module, batch, own, temperature=self.spec.temperature, device=self.device
+        )
+        self.module.to("cpu")
+        return result

@@ -1,0 +1,53 @@
+"""Every environment variable that rlstack sets for its processes, with the reason; pure."""
+
+from math import ceil
+
+from workers.specs import EngineSpec, TrainerSpec
+
+_COMMON = {
+    # The model is loaded in every process; progress bars of many ranks are noise.
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    # Tokenizers would warn about threads in processes that were forked.
+    "TOKENIZERS_PARALLELISM": "false",
+    # Ray hides the GPUs from actors that reserve none, also from those that share a trainer's.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def trainer_environment(spec: TrainerSpec) -> dict[str, str]:
+    """Environment of a trainer or reference rank."""
+    environment = _COMMON | {"OMP_NUM_THREADS": str(spec.threads)}
+    if spec.device == "cpu":
+        # DeepSpeed would otherwise look for CUDA first.
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return environment
+
+
+def engine_environment(
+    spec: EngineSpec, *, threads: int, shared_devices: str | None
+) -> dict[str, str]:
+    """Environment of a vLLM engine and of the processes it starts.
+
+    `shared_devices`: GPUs of the trainer ranks it takes turns with, None if it has its own.
+    """
+    environment = _COMMON | {
+        "OMP_NUM_THREADS": str(threads),
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if not spec.rollout.compile:
+        # vLLM compiles small helpers even in eager mode: 6-20 s at the first request on CPU.
+        environment["TORCH_COMPILE_DISABLE"] = "1"
+    if shared_devices is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = shared_devices
+    if spec.device == "cpu":
+        environment |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(ceil(spec.rollout.kv_cache_gib)),
+            # Cores are shared out by Ray; vLLM's own binding would pin every engine to the same.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+        if spec.tensor_parallel == 1:
+            # Model runner and scheduler in one process instead of two: less to import at start.
+            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    return environment

@@ -1,0 +1,57 @@
+"""The program of one scorer process: build the reward, then judge one request at a time.
+
+Started by `workers.scorer` as `python -m workers.scorer_process FD`, FD being its end of a socket
+pair. It must stay light to start: no torch, no ray.
+
+Protocol, every message pickled: a `RewardSpec` and a time-out in seconds come in; None (ready) or a
+text (why it cannot start) goes out; then a `RewardRequest` in, its `Score` out, until end of file.
+"""
+
+import os
+import signal
+import sys
+from multiprocessing.connection import Connection
+from typing import Any
+
+from rewards.load import import_requirements, load_reward
+from rlstack.errors import RewardError
+
+# The parent enforces the time-out. This is for the parent that is no longer there: a reward in an
+# endless loop would never see the end of file.
+_ORPHAN_GRACE_S = 5.0
+
+
+def main() -> None:
+    """Serve until the parent closes the connection or is gone."""
+    # What a reward prints must not mix with the standard output of the command.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    descriptor = int(sys.argv[1])
+    # Programs that a reward starts must not hold the connection open.
+    os.set_inheritable(descriptor, False)
+    with Connection(descriptor) as connection:
+        try:
+            _serve(connection)
+        except (EOFError, ConnectionError):
+            return
+
+
+def _serve(connection: "Connection[Any, Any]") -> None:
+    spec, timeout_s = connection.recv()
+    try:
+        reward = load_reward(spec)
+        import_requirements(spec)
+    except RewardError as error:
+        connection.send(str(error))
+        return
+    connection.send(None)
+    while True:
+        request = connection.recv()
+        # The default action of SIGALRM ends the process even inside C code.
+        signal.setitimer(signal.ITIMER_REAL, timeout_s + _ORPHAN_GRACE_S)
+        score = reward(request)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        connection.send(score)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""What trainer and engine actors are told and what they report; no heavy library is imported."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlstack.config.model import ModelConfig
+from rlstack.config.rollout import RolloutConfig
+from rlstack.config.trainer import TrainerConfig
+from rlstack.planning.phases import Transport
+from rlstack.types import FinishReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerSpec:
+    """What every rank of a trainer is told."""
+
+    model: ModelConfig
+    trainer: TrainerConfig
+    temperature: float
+    """Logprobs are taken at the temperature that rollouts are sampled at."""
+    total_updates: int
+    seed: int
+    device: str
+    num_ranks: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendReport:
+    """What rank 0 put into the engines; empty on other ranks."""
+
+    digests: dict[str, int]
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """What an engine is told."""
+
+    model: ModelConfig
+    rollout: RolloutConfig
+    max_model_tokens: int
+    tensor_parallel: int
+    transport: Transport
+    device: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenRequest:
+    """A `GenerationRequest` without what the engine need not see."""
+
+    request_id: int
+    token_ids: list[int]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Completion:
+    """A finished response; arrays as in `Rollout`."""
+
+    request_id: int
+    text: str
+    response_ids: NDArray[np.int64]
+    logprobs: NDArray[np.float32]
+    finish_reason: FinishReason
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineState:
+    """What an engine says it holds, for verification after an update."""
+
+    weight_version: str
+    received: list[dict[str, int]]
+    """Per worker: checksum of each tensor of the last update. Empty on vLLM's own transports."""
+    checksums: list[dict[str, str]]
+    """Per worker: vLLM's own checksums of the loaded parameters."""
