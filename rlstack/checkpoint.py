@@ -54,27 +54,19 @@ class Checkpoints:
         Raises:
             CheckpointError: if it cannot be written; earlier checkpoints are untouched.
         """
-        final = self.path(state.step)
-        partial = self.directory / f".partial_{state.step:06d}"
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+
+        async def write(partial: Path) -> None:
             await save_trainer(partial / "trainer")
             text = json.dumps({"format": FORMAT, **asdict(state)}, indent=2)
             (partial / "state.json").write_text(text)
-            _flush_to_disk(partial)
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-        except Exception as error:
-            shutil.rmtree(partial, ignore_errors=True)
+
+        final = self.path(state.step)
+        try:
+            await write_folder(final, write)
+        except CheckpointError as error:
             kept = self.steps()
-            last = (
-                f"the last complete one is {self.path(kept[-1])}" if kept else "there is none yet"
-            )
-            raise CheckpointError(
-                f"could not write checkpoint {final}: {error}; {last}. Free disk space or choose "
-                "another run_dir, then continue with resume=RUN_DIR"
-            ) from error
+            last = f"the newest whole one is {self.path(kept[-1])}" if kept else "there is none yet"
+            raise CheckpointError(f"{error}; of the checkpoints, {last}") from error
         kept = {*self.steps()[-self.keep_last :], state.best_step}
         for step in self.steps():
             if step not in kept:
@@ -94,6 +86,29 @@ class Checkpoints:
                 "set checkpoint.every so that there is one next time"
             )
         return self.path(steps[-1]), load_state(self.path(steps[-1]))
+
+
+async def write_folder(final: Path, write: Callable[[Path], Awaitable[None]]) -> None:
+    """Let `write` fill a folder that appears at `final` when it is whole, or not at all.
+
+    Raises:
+        CheckpointError: if it cannot be written; what was at `final` is untouched.
+    """
+    partial = final.with_name(f".partial_{final.name}")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        await write(partial)
+        _flush_to_disk(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise CheckpointError(
+            f"could not write {final}: {reason[0]}. Free disk space or repair what is named, then "
+            "continue the run with resume=RUN_DIR"
+        ) from error
 
 
 def load_state(path: Path) -> RunState:

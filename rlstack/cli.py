@@ -3,6 +3,7 @@
 The composition root: the only module of the core, with `rlstack.stages`, that imports `workers`.
 """
 
+import errno
 import importlib.util
 import os
 import sys
@@ -52,6 +53,8 @@ HELP = ("--help", "-h")
 
 SCHEMAS: dict[str, type[RunSchema]] = {"rl": RLConfig, "sft": SFTConfig, "eval": EvalConfig}
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
 USER_ERRORS = (
     ConfigError,
     DataError,
@@ -93,8 +96,8 @@ def main() -> None:
     _check_own_packages()
     try:
         commands[command](rest)
-    except USER_ERRORS as error:
-        _fail(str(error))
+    except (*USER_ERRORS, OSError) as error:
+        _explain(error)
 
 
 def _complete(answer: Completion) -> None:
@@ -121,8 +124,8 @@ def _hydra_app(name: str, arguments: list[str]) -> None:
         try:
             fallback = plain_values(hydra.compose(name))
             _run_stage(name, parse(SCHEMAS[name], plain_values(composed), fallback=fallback))
-        except USER_ERRORS as error:  # here, before Hydra prints its own traceback
-            _fail(str(error))
+        except (*USER_ERRORS, OSError) as error:  # here, before Hydra prints its own traceback
+            _explain(error)
 
     # Hydra reads sys.argv itself; completion is installed for the program of this name.
     sys.argv = ["rlstack", *arguments]
@@ -193,6 +196,15 @@ def _check_own_packages() -> None:
                 f"the Python package {name!r} is {found}; rename what has that name, start rlstack "
                 "from another folder, or use the rlstack command instead of python -m rlstack.cli"
             )
+
+
+def _explain(error: Exception) -> NoReturn:
+    """End with the message alone; an error that is not the user's keeps its traceback."""
+    if isinstance(error, OSError):
+        if error.errno not in FULL_DISK:
+            raise error
+        _fail(f"{error}; free some space, then continue with rlstack rl resume=RUN_DIR")
+    _fail(str(error))
 
 
 def _fail(message: str) -> NoReturn:

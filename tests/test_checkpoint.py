@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlstack.checkpoint import Checkpoints, RunState, load_state
+from rlstack.checkpoint import Checkpoints, RunState, load_state, write_folder
 from rlstack.errors import CheckpointError
 
 STATE = RunState(
@@ -54,6 +54,20 @@ def test_a_full_disk_keeps_the_earlier_checkpoint_and_says_so(tmp_path: Path) ->
         asyncio.run(checkpoints.save(replace(STATE, step=2), disk_full))
     assert checkpoints.steps() == [1]
     assert [path.name for path in checkpoints.directory.iterdir()] == ["step_000001"]
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    final = tmp_path / "export"
+    asyncio.run(write_folder(final, lambda folder: write_weights(folder / "a")))
+
+    async def fail(folder: Path) -> None:
+        (folder / "half").write_bytes(b"h")
+        raise RuntimeError("rank 1:\n  Traceback\nOSError: No space left on device")
+
+    with pytest.raises(CheckpointError, match="export: OSError: No space left"):
+        asyncio.run(write_folder(final, fail))
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+    assert (final / "a" / "weights").exists()
 
 
 def test_no_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -68,8 +69,12 @@ def logged_steps(run_dir: Path) -> list[int]:
 
 
 def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen[str]) -> None:
+    wait_until(lambda: step in logged_steps(run_dir), process)
+
+
+def wait_until(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 200
-    while step not in logged_steps(run_dir):
+    while not reached():
         assert process.poll() is None, finish(process)
         assert time.monotonic() < deadline, "the run did not get there"
         time.sleep(0.05)
@@ -113,21 +118,28 @@ def test_a_run_leaves_everything_that_is_promised(uninterrupted: Path) -> None:
         assert name in last
 
 
-@pytest.mark.parametrize("kill_after", [3, 4], ids=["within-a-step", "after-a-checkpoint"])
-def test_killed_and_resumed_equals_uninterrupted(
-    model: Path, uninterrupted: Path, tmp_path: Path, kill_after: int
-) -> None:
-    run = start("rl", *OVERRIDES, f"model.path={model}", "run_dir=killed", cwd=tmp_path)
-    wait_for_step(tmp_path / "killed", kill_after, run)
+def kill(run: subprocess.Popen[str]) -> None:
+    """SIGKILL, as a scheduler or the kernel's memory killer does it."""
     children = descendants(run)
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     # Two helpers of Ray's notice only after a while that their parent is gone; they hold nothing.
     assert_all_gone(children, except_names=("ray::DashboardAgent", "ray::RuntimeEnvAgent"))
 
-    resumed = start("rl", "resume=killed", cwd=tmp_path)
-    output = finish(resumed)
-    assert resumed.returncode == 0, output
+
+def test_killed_twice_and_resumed_equals_uninterrupted(
+    model: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = start("rl", *OVERRIDES, f"model.path={model}", "run_dir=killed", cwd=tmp_path)
+    wait_for_step(tmp_path / "killed", 3, run)  # checkpoints are made every 2 steps
+    kill(run)
+    run = start("rl", "resume=killed", cwd=tmp_path)
+    wait_for_step(tmp_path / "killed", 4, run)
+    wait_until((tmp_path / "killed/checkpoints/step_000004").exists, run)
+    kill(run)
+    run = start("rl", "resume=killed", cwd=tmp_path)
+    output = finish(run)
+    assert run.returncode == 0, output
     assert logged_steps(tmp_path / "killed") == [0, 1, 2, 3, 4, 5]
     weights = "export/model.safetensors"
     assert (tmp_path / "killed" / weights).read_bytes() == (uninterrupted / weights).read_bytes()
@@ -151,3 +163,72 @@ def test_sigterm_saves_and_leaves_no_process(model: Path, tmp_path: Path) -> Non
     assert_all_gone(children)
     last = logged_steps(tmp_path / "stopped")[-1]
     assert (tmp_path / "stopped" / "checkpoints" / f"step_{last:06d}" / "state.json").is_file()
+
+
+GSM8K_ROWS = [
+    ("Ann has 3 bags of 4 nuts. How many nuts?", "3*4 = <<3*4=12>>12 nuts.\n#### 12"),
+    ("Bo reads 10 pages a day. Pages in 3 days?", "10*3 = <<10*3=30>>30 pages.\n#### 30"),
+    ("Cy earns $1,200 a month. And in a year?", "1200*12 = <<1200*12=14400>>14400.\n#### 14,400"),
+    ("Di had 9 pens and lost 2. How many now?", "9-2 = <<9-2=7>>7 pens.\n#### 7"),
+]
+
+
+def gsm8k_source(file: Path, rows: list[tuple[str, str]]) -> str:
+    """Rows as the GSM8K files hold them, and the source that reads them."""
+    lines = [json.dumps({"question": question, "answer": answer}) for question, answer in rows]
+    file.write_text("\n".join(lines))
+    columns = "{prompt: question, answer: answer}"
+    pattern = "'#### (.*)'"
+    return f"[{{type: file, path: {file}, columns: {columns}, answer_pattern: {pattern}}}]"
+
+
+def test_gsm8k_rows_through_rl_and_eval(model: Path, tmp_path: Path) -> None:
+    """With what the other runs leave out: a reference, bf16, recomputation, stop strings."""
+    held_out = gsm8k_source(tmp_path / "test.jsonl", GSM8K_ROWS[3:])
+    run = start(
+        "rl",
+        *OVERRIDES,
+        "experiment=gsm8k_grpo",
+        f"data.train={gsm8k_source(tmp_path / 'train.jsonl', GSM8K_ROWS[:3])}",
+        f"data.eval={held_out}",
+        "data.prompts_per_step=4",
+        "data.max_prompt_tokens=256",
+        "algorithm.kl.coef=0.05",
+        "placement=disaggregated",
+        "rollout.stop=[e]",
+        "rollout.max_response_tokens=40",
+        "trainer.gradient_checkpointing=true",
+        "total_steps=2",
+        f"model.path={model}",
+        "run_dir=gsm8k",
+        cwd=tmp_path,
+    )
+    output = finish(run)
+    assert run.returncode == 0, output
+    metrics = [json.loads(line) for line in (tmp_path / "gsm8k/metrics.jsonl").open()]
+    assert metrics[-1]["policy/ref_kl"] > 0  # the first update has moved the policy
+    assert metrics[-1]["mismatch/logprob_difference_max"] < 0.1  # bf16
+    rollouts = [json.loads(line) for line in (tmp_path / "gsm8k/rollouts/step_000001.jsonl").open()]
+    assert {row["answer"] for row in rollouts} <= {"12", "30", "14,400"}
+    stopped = [row for row in rollouts if row["finish_reason"] == "stop"]
+    assert stopped
+    assert all("e" not in row["response"] for row in stopped)
+
+    evaluation = start(
+        "eval",
+        "reward=math",
+        f"data.eval={held_out}",
+        "data.max_prompt_tokens=256",
+        "placement.device=cpu",
+        "rollout.max_response_tokens=24",
+        "rollout.kv_cache_gib=1",
+        "evaluation.num_samples=4",
+        "model.path=gsm8k",
+        "run_dir=evaluated",
+        cwd=tmp_path,
+    )
+    output = finish(evaluation)
+    assert evaluation.returncode == 0, output
+    values = json.loads((tmp_path / "evaluated/evaluation.json").read_text())
+    assert {"eval/pass@1", "eval/pass@4", "eval/maj@4"} <= set(values)
+    assert f"eval/pass@1: {values['eval/pass@1']:.4f}" in output

@@ -99,7 +99,10 @@ class RolloutEngine:
                 while not finished.empty():
                     batch.append(finished.get_nowait())
                 remaining -= len(batch)
-                yield [self._completion(item, version=version) for item in batch]
+                yield [
+                    self._completion(item, version=version, has_text=bool(sampling.stop))
+                    for item in batch
+                ]
         except EngineDeadError as error:
             raise WorkerError(f"vLLM's engine process died: {error}") from error
         finally:
@@ -121,7 +124,9 @@ class RolloutEngine:
         except Exception as error:  # noqa: BLE001 - raised in generate(), where it is waited for
             finished.put_nowait(error)
 
-    def _completion(self, item: Finished | Exception, *, version: int) -> Completion:
+    def _completion(
+        self, item: Finished | Exception, *, version: int, has_text: bool
+    ) -> Completion:
         if isinstance(item, Exception):
             raise item
         request_id, output = item
@@ -133,7 +138,9 @@ class RolloutEngine:
         ]
         # With stop strings vLLM has the text, cut before the string; otherwise it is decoded here,
         # once, which is cheaper than token by token.
-        text = response.text or self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        text = response.text
+        if not has_text:
+            text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         return Completion(
             request_id=request_id,
             text=text,

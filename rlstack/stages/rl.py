@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rlstack.checkpoint import Checkpoints, RunState
+from rlstack.checkpoint import Checkpoints, RunState, write_folder
 from rlstack.config.load import dump
 from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles
@@ -152,7 +152,7 @@ class Training:
             )
         elif config.checkpoint.export:
             self.tracker.phase("exporting")
-            await controller.roles.policy.export(self.run_dir / "export")
+            await write_folder(self.run_dir / "export", controller.roles.policy.export)
 
     async def _evaluate(self, step: int) -> dict[str, float]:
         result = await self.controller.evaluate(self.held_out)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from rlstack.batch import SFTBatch
+from rlstack.checkpoint import write_folder
 from rlstack.config.load import dump
 from rlstack.config.run import SFTConfig
 from rlstack.data.dataset import Demonstration, load_demonstrations
@@ -73,7 +74,7 @@ async def _run(config: SFTConfig) -> Path:
             if stop.is_set():
                 break
         tracker.phase("exporting")
-        await workers.policy.export(run_dir / "export")
+        await write_folder(run_dir / "export", workers.policy.export)
     return run_dir / "export"
 
 
