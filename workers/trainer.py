@@ -80,6 +80,9 @@ class TrainerRank:
         torch.distributed.init_process_group(
             backend, store=self.store, rank=self.rank, world_size=spec.num_ranks
         )
+        if spec.device == "cpu":
+            # DeepSpeed would compile C++ here, half a minute the first time, for inference only.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
         random.seed(spec.seed)
         np.random.seed(spec.seed)
