@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from workers.reallocator import Reallocator
 from workers.runtime_env import engine_environment, trainer_environment
 from workers.specs import EngineSpec, TrainerSpec
 
+CONNECT_TIMEOUT_S = 5.0
 PLACEMENT_TIMEOUT_S = 120.0
 SHUTDOWN_TIMEOUT_S = 20.0
 
@@ -78,8 +80,9 @@ async def launch(spec: LaunchSpec) -> AsyncIterator[Roles]:
 def _join_cluster(spec: LaunchSpec) -> None:
     if spec.ray_address is not None:
         try:
+            check_reachable(spec.ray_address)
             ray.init(address=spec.ray_address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise PlacementError(
                 f"ray_address: no Ray cluster answers at {spec.ray_address!r}; start one with "
                 f"`ray start --head`, or leave ray_address=null to run inside this command: {error}"
@@ -94,6 +97,13 @@ def _join_cluster(spec: LaunchSpec) -> None:
         log_to_driver=False,
         logging_level="ERROR",
     )
+
+
+def check_reachable(address: str) -> None:
+    """Raise OSError at once if nothing listens at host:port; Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def _bundles(spec: LaunchSpec, *, device: str) -> list[dict[str, float]]:

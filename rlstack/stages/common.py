@@ -23,7 +23,8 @@ def check_unused(run_dir: Path) -> None:
     Raises:
         ConfigError: if `run_dir` holds a run already.
     """
-    if (run_dir / "metrics.jsonl").exists():
+    metrics = run_dir / "metrics.jsonl"
+    if metrics.exists() and metrics.stat().st_size:
         raise ConfigError(
             f"run_dir: {run_dir} holds a run already; continue it with rlstack rl "
             f"resume={run_dir}, or choose another run_dir"

@@ -1,0 +1,17 @@
+"""A run directory is used once; a run that failed before its first step does not count."""
+
+from pathlib import Path
+
+import pytest
+
+from rlstack.errors import ConfigError
+from rlstack.stages.common import check_unused
+
+
+def test_a_used_run_directory_is_refused(tmp_path: Path) -> None:
+    check_unused(tmp_path)
+    (tmp_path / "metrics.jsonl").touch()
+    check_unused(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigError, match=r"run_dir: .* holds a run already; continue it with"):
+        check_unused(tmp_path)
