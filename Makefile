@@ -2,6 +2,8 @@
 
 BIN := .venv/bin
 PYTHON ?= python3
+# Without bytecode every process of a run compiles torch, vLLM and the rest anew: 20 s each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup quickstart test lint test-fast test-stack bench clean
 

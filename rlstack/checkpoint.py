@@ -103,11 +103,13 @@ async def write_folder(final: Path, write: Callable[[Path], Awaitable[None]]) ->
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
     except Exception as error:
+        existing = next(folder for folder in final.absolute().parents if folder.exists())
+        free_mib = shutil.disk_usage(existing).free / 2**20
         shutil.rmtree(partial, ignore_errors=True)
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise CheckpointError(
-            f"could not write {final}: {reason[0]}. Free disk space or repair what is named, then "
-            "continue the run with resume=RUN_DIR"
+            f"could not write {final}: {reason[0]} ({free_mib:.0f} MiB are free there). Free disk "
+            "space or repair what is named, then continue the run with resume=RUN_DIR"
         ) from error
 
 

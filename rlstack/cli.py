@@ -7,6 +7,7 @@ import errno
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -70,6 +71,8 @@ RUNTIME_PACKAGES = ("ray", "vllm", "deepspeed", "transformers")
 
 def main() -> None:
     """Entry point of the console script."""
+    # Python prints these for other people's sources when it compiles them, on the first run.
+    warnings.simplefilter("ignore", SyntaxWarning)
     arguments = sys.argv[1:]
     commands: dict[str, Callable[[list[str]], None]] = {
         "quickstart": _quickstart,

@@ -277,6 +277,24 @@ def check_model(config: ModelConfig) -> None:
             )
 
 
+def check_positions(config: ModelConfig, *, longest_row: int) -> None:
+    """Fail early if a prompt and its response may be longer than the model knows positions.
+
+    Raises:
+        ConfigError: naming the keys to lower.
+    """
+    hf_config = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+    positions = getattr(hf_config, "max_position_embeddings", None)
+    rope: dict[str, object] = getattr(hf_config, "rope_parameters", None) or {}
+    scaled = rope.get("rope_type", "default") != "default"  # then vLLM knows how far it reaches
+    if positions is not None and not scaled and longest_row > positions:
+        raise ConfigError(
+            f"data.max_prompt_tokens: prompt and response may have {longest_row} tokens, but "
+            f"{config.path!r} has {positions} positions; lower data.max_prompt_tokens or the "
+            "longest response (max_response_tokens of rollout, evaluation or sft)"
+        )
+
+
 def load_tokenizer(config: ModelConfig) -> Tokenizer:
     """The model's tokenizer.
 

@@ -142,7 +142,16 @@ class _ScorerProcess:
             self._process = subprocess.Popen(
                 # -P: a file in the current folder must not shadow a module of ours.
                 # -u: what a reward prints is seen even if the process is killed.
-                [sys.executable, "-P", "-u", "-m", "workers.scorer_process", str(theirs.fileno())],
+                [
+                    sys.executable,
+                    "-P",
+                    "-u",
+                    "-W",
+                    "ignore::SyntaxWarning",
+                    "-m",
+                    "workers.scorer_process",
+                    str(theirs.fileno()),
+                ],
                 # It must find the modules, plugins included, that we find.
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
                 cwd=directory,

@@ -10,6 +10,7 @@ import reasoning_gym
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from rlstack.config.data import ReasoningGymSource
 
@@ -36,6 +37,7 @@ def build_demo_model(directory: Path, *, seed: int) -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)
     fast.chat_template = CHAT_TEMPLATE
     torch.manual_seed(seed)
+    disable_progress_bar()  # there is nothing to wait for
     config = Qwen2Config(
         vocab_size=len(fast),
         hidden_size=128,

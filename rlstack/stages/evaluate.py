@@ -16,7 +16,7 @@ from rlstack.rollout_log import write_rollouts
 from rlstack.tracking import Tracker
 from rlstack.types import SamplingSettings
 from workers.launch import LaunchSpec, launch
-from workers.model import check_model, is_model_directory, load_tokenizer
+from workers.model import check_model, check_positions, is_model_directory, load_tokenizer
 from workers.scorer import ScorerPool
 
 
@@ -28,10 +28,12 @@ def run(config: EvalConfig) -> dict[str, float]:
 async def _run(config: EvalConfig) -> dict[str, float]:
     run_dir = Path(config.run_dir)
     model = resolve_model(config.model)
+    settings = config.evaluation
     check_model(model)
+    longest_row = config.data.max_prompt_tokens + settings.max_response_tokens
+    check_positions(model, longest_row=longest_row)
     tokenizer = load_tokenizer(model)
     prompts = load_prompts(config.data.eval, tokenizer, config=config.data)
-    settings = config.evaluation
     async with AsyncExitStack() as stack:
         row_rewards = {prompt.reward for prompt in prompts.prompts if prompt.reward}
         scorer = ScorerPool(config.reward, row_rewards=row_rewards)

@@ -19,7 +19,7 @@ from rlstack.timeline import Timeline
 from rlstack.tracking import Tracker
 from rlstack.types import Prompt
 from workers.launch import LaunchSpec, launch
-from workers.model import check_model, load_tokenizer
+from workers.model import check_model, check_positions, load_tokenizer
 from workers.scorer import ScorerPool
 
 
@@ -45,7 +45,9 @@ async def _run(config: RLConfig) -> RunSummary:
     if config.resume is None:
         check_unused(run_dir)
     # Everything a user can get wrong is checked here, before any process starts.
+    spec = launch_spec(config)
     check_model(config.model)
+    check_positions(config.model, longest_row=spec.max_prompt_tokens + spec.max_response_tokens)
     tokenizer = load_tokenizer(config.model)
     held_out = load_prompts(config.data.eval, tokenizer, config=config.data)
     train = load_prompts(config.data.train, tokenizer, config=config.data)
@@ -70,7 +72,7 @@ async def _run(config: RLConfig) -> RunSummary:
         tracker.note(train.summary("training"))
         tracker.note(held_out.summary("held-out"))
         tracker.phase("starting engines and trainers")
-        workers = await stack.enter_async_context(launch(launch_spec(config)))
+        workers = await stack.enter_async_context(launch(spec))
         assert workers.policy
         assert workers.engines
         assert workers.reallocator

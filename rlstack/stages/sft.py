@@ -16,7 +16,7 @@ from rlstack.stages.common import check_unused, stop_signals
 from rlstack.timeline import Timeline
 from rlstack.tracking import Tracker
 from workers.launch import LaunchSpec, launch
-from workers.model import check_model, load_tokenizer
+from workers.model import check_model, check_positions, load_tokenizer
 
 
 def run(config: SFTConfig) -> Path:
@@ -28,6 +28,8 @@ async def _run(config: SFTConfig) -> Path:
     run_dir = Path(config.run_dir)
     check_unused(run_dir)
     check_model(config.model)
+    longest_row = config.data.max_prompt_tokens + config.max_response_tokens
+    check_positions(config.model, longest_row=longest_row)
     tokenizer = load_tokenizer(config.model)
     demonstrations = load_demonstrations(
         config.data.train,

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from rlstack.config.model import ModelConfig
 from rlstack.errors import ConfigError
 from tests.tiny_model import write_tiny_model
-from workers.model import TokenLogprobs, check_model, load_causal_model, pack
+from workers.model import TokenLogprobs, check_model, check_positions, load_causal_model, pack
 
 CPU = torch.device("cpu")
 
@@ -97,3 +97,10 @@ def test_a_loss_token_at_the_start_of_a_row_is_refused() -> None:
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.path: '.*nowhere'.*config\.json"):
         check_model(model_config(tmp_path / "nowhere"))
+
+
+def test_rows_longer_than_the_model_are_refused(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    check_positions(model_config(tmp_path), longest_row=512)
+    with pytest.raises(ConfigError, match=r"513 tokens.* 512 positions"):
+        check_positions(model_config(tmp_path), longest_row=513)
