@@ -79,7 +79,7 @@ def second_moment(log_ratio: Tensor, loss_mask: Tensor, *, threshold: float) -> 
     ascending = squares[loss_mask].double().sort().values
     counts = torch.arange(1, len(ascending) + 1, device=ascending.device)
     too_many = ascending.cumsum(0) / counts > threshold  # ascending, so the mean only grows
-    dropped = loss_mask & torch.isin(squares.double(), ascending[too_many])
+    dropped = torch.isin(squares.double(), ascending[too_many])  # never the 0 of padding
     ratios = importance_ratios(log_ratio, loss_mask, level="token")
     return Correction(ratios.masked_fill(dropped, 0.0), dropped)
 

@@ -77,7 +77,7 @@ def cispo(
     ratio = log_ratios(logprobs, old_logprobs, loss_mask).exp().detach()
     advantages = torch.where(loss_mask, advantages, 0.0)
     loss = -ratio.clamp(max=cap) * advantages * torch.where(loss_mask, logprobs, 0.0)
-    limited = loss_mask & (ratio > cap) & (advantages != 0)
+    limited = (ratio > cap) & (advantages != 0)
     nowhere = torch.zeros_like(loss_mask)
     return PolicyLoss(
         loss=loss, ratio=ratio, clipped_low=nowhere, clipped_high=limited, dual_clipped=None

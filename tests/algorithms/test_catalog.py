@@ -2,11 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
+from rlstack.algorithms import policy_losses, sequence_losses
 from rlstack.algorithms.catalog import estimate_advantages, next_kl_coef, policy_loss
 from rlstack.batch import PolicyBatch, TokenBatch
 from rlstack.config.algorithm import AlgorithmConfig
@@ -133,6 +136,44 @@ def test_grpo_loss_equals_a_plain_loop() -> None:
             count += 1
     assert loss.item() == pytest.approx(total / count, rel=1e-5)
     assert metrics.values()["policy/ref_kl"] > 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["algorithm=gspo"], partial(sequence_losses.gspo, clip_low=3e-4, clip_high=4e-4)),
+        (
+            ["algorithm=gspo_token"],
+            partial(sequence_losses.gspo_token, clip_low=3e-4, clip_high=4e-4),
+        ),
+        (["algorithm=gmpo"], partial(sequence_losses.gmpo, log_clip=0.4)),
+        (["algorithm=cispo"], partial(policy_losses.cispo, cap=5.0)),
+        (["algorithm=sapo"], partial(policy_losses.sapo, tau_positive=1.0, tau_negative=1.05)),
+        (["algorithm=gpg"], policy_losses.policy_gradient),
+        (
+            ["algorithm=dapo", "algorithm.policy_loss.dual_clip=3"],
+            partial(policy_losses.ppo_clip, clip_low=0.2, clip_high=0.28, dual_clip=3.0),
+        ),
+    ],
+)
+def test_the_configured_loss_is_the_one_that_is_used(
+    overrides: list[str], expected: Callable[..., policy_losses.PolicyLoss]
+) -> None:
+    """On advantages that differ within a row, with the published settings."""
+    config = algorithm(
+        *overrides, "algorithm.reduction={name: token_mean}", "algorithm/correction=none"
+    )
+    batch = policy_batch(config)
+    mask, columns = batch.loss_mask, torch.arange(COLUMNS)
+    batch = dataclasses.replace(batch, advantages=torch.where(mask, columns.cos(), 0.0))
+    logprobs = (batch.old_logprobs + 0.5 * columns.sin() * mask).requires_grad_()
+    loss, _ = policy_loss(
+        batch, logprobs, torch.zeros_like(logprobs), config=config, max_response_tokens=5
+    )
+    direct = expected(logprobs, batch.old_logprobs, batch.advantages, mask).loss.sum() / mask.sum()
+    torch.testing.assert_close(loss, direct)
+    gradients = [torch.autograd.grad(value, logprobs)[0] for value in (loss, direct)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_the_kl_coefficient_of_the_batch_weighs_the_kl_term() -> None:

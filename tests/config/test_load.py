@@ -8,7 +8,7 @@ import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from rlstack.config.algorithm import PPOClipLoss
+from rlstack.config.algorithm import GSPOLoss, PPOClipLoss
 from rlstack.config.load import dump, parse
 from rlstack.config.run import EvalConfig, RLConfig, RunSchema, SFTConfig
 from rlstack.errors import ConfigError
@@ -53,6 +53,16 @@ def test_every_experiment_parses(name: str) -> None:
 @pytest.mark.parametrize("override", [*(f"algorithm={name}" for name in ALGORITHMS), *VARIANTS])
 def test_every_algorithm_and_each_of_its_variants_parses(override: str) -> None:
     assert parse(RLConfig, rl_values(override))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_parts_of_an_algorithm_can_be_exchanged(name: str) -> None:
+    parts = ["algorithm/policy_loss=gspo", "algorithm/correction=none"]
+    chosen = parse(RLConfig, rl_values(f"algorithm={name}", *parts)).algorithm
+    assert chosen.correction.name == "none"
+    assert chosen.policy_loss == GSPOLoss(
+        name="gspo", level="sequence", clip_low=3e-4, clip_high=4e-4
+    )
 
 
 def test_the_clip_of_dapo_is_higher_and_can_be_overridden() -> None:
