@@ -113,7 +113,10 @@ def bench_stack(model: Path, rows_file: Path) -> dict[str, float]:
                 await roles.reallocator.enter(Phase.TRAIN, version=version)
                 old = await roles.policy.logprobs(batch)
                 marks.append(time.perf_counter())
-                estimate = estimate_advantages(batch, old, old, config=config.algorithm)
+                kl_coef = config.algorithm.kl.coef
+                estimate = estimate_advantages(
+                    batch, old, old, config=config.algorithm, kl_coef=kl_coef
+                )
                 marks.append(time.perf_counter())
                 await roles.policy.update(
                     policy_batch(
@@ -122,6 +125,7 @@ def bench_stack(model: Path, rows_file: Path) -> dict[str, float]:
                         ref_logprobs=old,
                         advantages=estimate.advantages,
                         correction_weights=estimate.correction_weights,
+                        kl_coef=kl_coef,
                     )
                 )
                 marks.append(time.perf_counter())

@@ -92,7 +92,8 @@ class PolicyBatch(TokenBatch):
     correction_weights: float32 [B, T], factor on each token's policy loss for the mismatch between
     engine and trainer; 1 where nothing is corrected.
     num_loss_tokens, num_rollouts: the denominators of the loss, over every rank and micro-batch of
-    this optimizer step; they stay as they are when rows are selected.
+    this optimizer step. kl_coef: weight of the KL to the reference in this step, reward units per
+    nat. All three stay as they are when rows are selected.
     """
 
     old_logprobs: Tensor
@@ -101,6 +102,7 @@ class PolicyBatch(TokenBatch):
     correction_weights: Tensor
     num_loss_tokens: int
     num_rollouts: int
+    kl_coef: float
 
     def __post_init__(self) -> None:
         # dataclass(slots=True) makes a new class, so zero-argument super() would not find it.

@@ -15,7 +15,7 @@ from typing import Any
 
 from rlstack.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,8 @@ class RunState:
     step: int
     """Steps completed."""
     policy_version: int
+    kl_coef: float
+    """Of the next step."""
     sampler: dict[str, Any]
     best_value: float | None
     best_step: int | None

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlstack.algorithms.catalog import estimate_advantages
+from rlstack.algorithms.catalog import estimate_advantages, next_kl_coef
 from rlstack.batch import PolicyBatch, TokenBatch, collate
 from rlstack.config.run import RLConfig
 from rlstack.data.sampler import PromptSampler
@@ -58,7 +58,10 @@ class StepResult:
 
 
 class Controller:
-    """One policy in training. `step` may be called until `total_steps`; state is three numbers."""
+    """One policy in training. `step` may be called until `total_steps`.
+
+    State is that of the sampler, `policy_version` and `kl_coef`.
+    """
 
     def __init__(
         self,
@@ -75,10 +78,11 @@ class Controller:
         self.pad_token_id = pad_token_id
         self.timeline = timeline
         self.policy_version = 0
+        self.kl_coef = config.algorithm.kl.coef
 
     async def step(self, step: int) -> StepResult:
         """Generate, score, estimate, update."""
-        roles = self.roles
+        roles, algorithm = self.roles, self.config.algorithm
         metrics = await self._enter(Phase.GENERATE)
         groups = await self._collect_groups(step)
         metrics += rollout_metrics(
@@ -92,7 +96,7 @@ class Controller:
             old_logprobs, ref_logprobs = await self._forward(batch)
         with self.timeline.span("advantages"):
             estimate = estimate_advantages(
-                batch, old_logprobs, ref_logprobs, config=self.config.algorithm
+                batch, old_logprobs, ref_logprobs, config=algorithm, kl_coef=self.kl_coef
             )
         metrics += estimate.metrics
 
@@ -104,8 +108,14 @@ class Controller:
                     ref_logprobs=ref_logprobs[rows],
                     advantages=estimate.advantages[rows],
                     correction_weights=estimate.correction_weights[rows],
+                    kl_coef=self.kl_coef,
                 )
                 metrics += await roles.policy.update(minibatch)
+        if algorithm.needs_reference:
+            metrics += Metrics.of({"policy/kl_coef": self.kl_coef})
+        self.kl_coef = next_kl_coef(
+            self.kl_coef, metrics, num_rollouts=batch.num_rows, config=algorithm
+        )
         self.policy_version += 1
         metrics += await self._enter(Phase.GENERATE)
         return StepResult(metrics=metrics, groups=groups)
@@ -252,6 +262,7 @@ def policy_batch(
     ref_logprobs: Tensor,
     advantages: Tensor,
     correction_weights: Tensor,
+    kl_coef: float,
 ) -> PolicyBatch:
     """The rows of one optimizer step, with the denominators of its loss."""
     tokens = {field.name: getattr(batch, field.name) for field in fields(TokenBatch)}
@@ -263,4 +274,5 @@ def policy_batch(
         correction_weights=correction_weights,
         num_loss_tokens=int(batch.loss_mask.sum()),
         num_rollouts=int(batch.loss_mask.any(dim=1).sum()),
+        kl_coef=kl_coef,
     )

@@ -66,10 +66,11 @@ class FakeScorer:
 
 @dataclass
 class FakePolicy:
-    """Remembers the batches it was trained on."""
+    """Remembers the batches it was trained on, and measures the KL that it is told to."""
 
     journal: Journal
     batches: list[PolicyBatch] = field(default_factory=list)
+    ref_kl: float = 0.0
 
     async def logprobs(self, batch: TokenBatch) -> Tensor:
         self.journal.events.append("logprobs")
@@ -78,7 +79,7 @@ class FakePolicy:
     async def update(self, batch: PolicyBatch) -> Metrics:
         self.journal.events.append(f"update {batch.num_rows}")
         self.batches.append(batch)
-        return Metrics.of({"policy/loss": 1.0})
+        return Metrics.of({"policy/loss": 1.0, "policy/ref_kl": self.ref_kl})
 
     async def save(self, directory: Path) -> None:
         directory.mkdir()
@@ -88,6 +89,14 @@ class FakePolicy:
 
     async def export(self, directory: Path) -> None:
         directory.mkdir()
+
+
+@dataclass
+class FakeReference:
+    """Finds every token less probable than the policy does."""
+
+    async def logprobs(self, batch: TokenBatch) -> Tensor:
+        return torch.where(batch.loss_mask, -2.0, 0.0)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 from rlstack.batch import collate
 from rlstack.metrics import Metrics, merge
 from rlstack.types import FinishReason, Group, Prompt, Rollout, Score
-from tests.algorithms.test_catalog import token_batch
+from tests.algorithms.test_catalog import algorithm, policy_batch, token_batch
 
 
 def group(prompt_ids: list[int], responses: list[list[int]], rewards: list[float | None]) -> Group:
@@ -78,6 +78,12 @@ def test_selected_rows_keep_their_order() -> None:
     batch = token_batch()
     rows = torch.tensor([5, 0])
     assert torch.equal(batch.select(rows).rollout_logprobs, batch.rollout_logprobs[rows])
+
+
+def test_selected_rows_keep_the_numbers_of_their_optimizer_step() -> None:
+    batch = policy_batch(algorithm("algorithm.kl.coef=0.3"))
+    part = batch.select(torch.tensor([2]))
+    assert (part.num_rows, part.num_rollouts, part.kl_coef) == (1, batch.num_rollouts, 0.3)
 
 
 def test_metrics_add_up_over_parts_of_different_size() -> None:

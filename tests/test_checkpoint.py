@@ -8,11 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from rlstack.checkpoint import Checkpoints, RunState, load_state, write_folder
+from rlstack.checkpoint import FORMAT, Checkpoints, RunState, load_state, write_folder
 from rlstack.errors import CheckpointError
 
 STATE = RunState(
-    step=1, policy_version=1, sampler={"taken": [3]}, best_value=None, best_step=None, versions={}
+    step=1,
+    policy_version=1,
+    kl_coef=0.1,
+    sampler={"taken": [3]},
+    best_value=None,
+    best_step=None,
+    versions={},
 )
 
 
@@ -75,7 +81,9 @@ def test_no_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
         Checkpoints(tmp_path, keep_last=1).latest()
 
 
-@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"format": 99}), json.dumps({"format": 1})])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", json.dumps({"format": 99}), json.dumps({"format": FORMAT})]
+)
 def test_a_damaged_state_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"state\.json"):

@@ -1,10 +1,12 @@
 """The order of a step, its batches, seeds and dynamic sampling, on fake roles."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from rlstack.config.load import parse
@@ -15,7 +17,7 @@ from rlstack.data.sampler import PromptSampler
 from rlstack.timeline import Timeline
 from rlstack.types import Prompt
 from tests.config.test_load import rl_values
-from tests.fakes import FakeEngines, FakePolicy, FakeReallocator, FakeScorer, Journal
+from tests.fakes import FakeEngines, FakePolicy, FakeReallocator, FakeReference, FakeScorer, Journal
 
 
 def make_controller(
@@ -141,6 +143,53 @@ def test_dynamic_sampling_fills_up_after_its_last_round(tmp_path: Path) -> None:
     result: StepResult = run(controller.step(1))
     assert len(result.groups) == 4
     assert journal.events.count("generate 16") == 2
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"), [("0.1", [0.2, 0.2 * 1.02, 0.2 * 1.02**2]), ("null", [0.2, 0.2, 0.2])]
+)
+def test_the_kl_coefficient_is_adapted_after_each_step(
+    tmp_path: Path, target: str, expected: list[float]
+) -> None:
+    """16 rollouts a step, a horizon of 160 and far too much KL: 2% more a step."""
+    controller, _, policy = make_controller(
+        tmp_path,
+        "algorithm.kl.coef=0.2",
+        f"algorithm.kl.target={target}",
+        "algorithm.kl.horizon=160",
+        "algorithm.updates_per_epoch=2",
+    )
+    policy.ref_kl = 5.0
+    logged = [run(controller.step(step)).metrics.values()["policy/kl_coef"] for step in (1, 2, 3)]
+    assert logged == pytest.approx(expected)
+    assert [batch.kl_coef for batch in policy.batches[::2]] == pytest.approx(expected)
+    assert [batch.kl_coef for batch in policy.batches[1::2]] == pytest.approx(expected)
+
+
+def test_the_adapted_coefficient_weighs_the_penalty_on_rewards(tmp_path: Path) -> None:
+    """Unwhitened advantages of rollouts that differ in length and KL follow the coefficient."""
+
+    def advantages(kl_coef: float) -> torch.Tensor:
+        controller, _, policy = make_controller(
+            tmp_path,
+            "algorithm=dr_grpo",
+            "algorithm.kl.coef=0.2",
+            "algorithm.kl.placement=reward",
+            "algorithm.kl.estimator=k1",
+            dull=12,
+        )
+        controller.roles = replace(controller.roles, reference=FakeReference())
+        controller.kl_coef = kl_coef
+        run(controller.step(1))
+        return policy.batches[0].advantages
+
+    assert advantages(0.5).abs().sum() > 0
+    torch.testing.assert_close(advantages(1.5), 3 * advantages(0.5))
+
+
+def test_without_a_reference_no_kl_coefficient_is_logged(tmp_path: Path) -> None:
+    controller, _, _ = make_controller(tmp_path)
+    assert "policy/kl_coef" not in run(controller.step(1)).metrics.values()
 
 
 def test_evaluation_samples_every_prompt_of_the_current_policy(tmp_path: Path) -> None:

@@ -5,18 +5,36 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlstack.algorithms import advantages, correction, kl, policy_losses, reductions
+from rlstack.algorithms import (
+    advantages,
+    correction,
+    kl,
+    measurements,
+    policy_losses,
+    reductions,
+    sequence_losses,
+)
 from rlstack.batch import PolicyBatch, TokenBatch
 from rlstack.config.algorithm import (
     AlgorithmConfig,
+    CISPOLoss,
     DrGRPOAdvantage,
     FixedLength,
+    GMPOLoss,
     GRPOAdvantage,
+    GSPOLoss,
+    MaskedCorrection,
     NoCorrection,
+    PolicyGradientLoss,
+    PPOClipLoss,
     ReinforcePlusPlusAdvantage,
+    RejectedCorrection,
     RLOOAdvantage,
+    SAPOLoss,
+    SecondMomentCorrection,
     SequenceMean,
     TokenMean,
+    TruncatedCorrection,
 )
 from rlstack.metrics import Metrics
 
@@ -31,23 +49,30 @@ class AdvantageEstimate:
 
 
 def estimate_advantages(
-    batch: TokenBatch, old_logprobs: Tensor, ref_logprobs: Tensor, *, config: AlgorithmConfig
+    batch: TokenBatch,
+    old_logprobs: Tensor,
+    ref_logprobs: Tensor,
+    *,
+    config: AlgorithmConfig,
+    kl_coef: float,
 ) -> AdvantageEstimate:
     """Advantages of a whole step's rollouts, and the weights that correct engine/trainer mismatch.
 
-    old_logprobs, ref_logprobs: float32 [B, T], nats.
+    old_logprobs, ref_logprobs: float32 [B, T], nats. kl_coef: reward units per nat, this step's.
     """
     mask = batch.loss_mask
     penalty = None
-    if config.kl.placement == "reward" and config.kl.coef > 0:
-        penalty = config.kl.coef * kl.kl_per_token(
+    if config.kl.placement == "reward" and config.needs_reference:
+        assert config.kl.estimator != "k3_corrected", "RLConfig.problems rules it out"
+        penalty = kl_coef * kl.kl_per_token(
             old_logprobs, ref_logprobs, mask, estimator=config.kl.estimator
         )
     estimated = _advantages(batch, penalty, config)
     log_ratio = correction.log_mismatch(old_logprobs, batch.rollout_logprobs, mask)
-    corrected = _correction(log_ratio, config)
-    metrics = _reward_metrics(batch) + _mismatch_metrics(log_ratio, corrected.touched, mask)
-    metrics += _advantage_metrics(estimated, mask)
+    corrected = _correction(log_ratio, mask, config)
+    metrics = measurements.of_rewards(batch)
+    metrics += measurements.of_mismatch(log_ratio, corrected.touched, mask)
+    metrics += measurements.of_advantages(estimated, mask)
     return AdvantageEstimate(
         advantages=estimated, correction_weights=corrected.weights, metrics=metrics
     )
@@ -72,14 +97,22 @@ def _advantages(batch: TokenBatch, penalty: Tensor | None, config: AlgorithmConf
     return advantages.per_token(per_rollout, mask)
 
 
-def _correction(log_ratio: Tensor, config: AlgorithmConfig) -> correction.Correction:
-    chosen = config.correction
-    if isinstance(chosen, NoCorrection):
-        untouched = torch.zeros_like(log_ratio, dtype=torch.bool)
-        return correction.Correction(torch.ones_like(log_ratio), untouched)
-    if chosen.level == "token":
-        return correction.truncated_token_weights(log_ratio, cap=chosen.cap)
-    return correction.truncated_sequence_weights(log_ratio, cap=chosen.cap)
+def _correction(log_ratio: Tensor, mask: Tensor, config: AlgorithmConfig) -> correction.Correction:
+    match config.correction:
+        case NoCorrection():
+            untouched = torch.zeros_like(mask)
+            return correction.Correction(torch.ones_like(log_ratio), untouched)
+        case TruncatedCorrection(level=level, cap=cap):
+            ratios = correction.importance_ratios(log_ratio, mask, level=level)
+            return correction.truncated(ratios, cap=cap)
+        case MaskedCorrection(level=level, low=low, high=high):
+            ratios = correction.importance_ratios(log_ratio, mask, level=level)
+            return correction.masked(ratios, low=low, high=high)
+        case RejectedCorrection(low=low, high=high):
+            ratios = correction.importance_ratios(log_ratio, mask, level="geometric")
+            return correction.rejected(ratios, low=low, high=high)
+        case SecondMomentCorrection(threshold=threshold):
+            return correction.second_moment(log_ratio, mask, threshold=threshold)
 
 
 def policy_loss(
@@ -95,30 +128,65 @@ def policy_loss(
     logprobs, entropy: float32 [B, T], nats, of the policy being trained. Losses of micro-batches
     and ranks add up; so do the metrics (`policy/loss` counts this batch as its share of rollouts).
     """
-    mask = batch.loss_mask
-    settings = config.policy_loss
-    surrogate = policy_losses.ppo_clip(
-        logprobs,
-        batch.old_logprobs,
-        batch.advantages,
-        mask,
-        clip_low=settings.clip_low,
-        clip_high=settings.clip_high,
-        dual_clip=settings.dual_clip,
-    )
+    surrogate = _surrogate(batch, logprobs, config)
     per_token = surrogate.loss * batch.correction_weights
-    divergence = torch.zeros_like(logprobs)
-    if config.needs_reference:
-        divergence = kl.kl_per_token(
-            logprobs, batch.ref_logprobs, mask, estimator=config.kl.estimator
-        )
-        if config.kl.placement == "loss":
-            per_token = per_token + config.kl.coef * divergence
+    divergence = _divergence(batch, logprobs, config) if config.needs_reference else None
+    if divergence is not None and config.kl.placement == "loss":
+        per_token = per_token + batch.kl_coef * divergence
     loss = _reduce(per_token, batch, config, max_response_tokens)
     if config.entropy_coef > 0:
-        bonus = reductions.token_mean(entropy, mask, num_loss_tokens=batch.num_loss_tokens)
+        bonus = reductions.token_mean(
+            entropy, batch.loss_mask, num_loss_tokens=batch.num_loss_tokens
+        )
         loss = loss - config.entropy_coef * bonus
-    return loss, _loss_metrics(batch, loss, surrogate, logprobs, entropy, divergence, config)
+    metrics = measurements.of_loss(batch, loss, surrogate, logprobs, entropy, divergence)
+    return loss, metrics
+
+
+def _surrogate(
+    batch: PolicyBatch, logprobs: Tensor, config: AlgorithmConfig
+) -> policy_losses.PolicyLoss:
+    arguments = (logprobs, batch.old_logprobs, batch.advantages, batch.loss_mask)
+    match config.policy_loss:
+        case PPOClipLoss(clip_low=low, clip_high=high, dual_clip=dual_clip):
+            return policy_losses.ppo_clip(
+                *arguments, clip_low=low, clip_high=high, dual_clip=dual_clip
+            )
+        case GSPOLoss(level="token", clip_low=low, clip_high=high):
+            return sequence_losses.gspo_token(*arguments, clip_low=low, clip_high=high)
+        case GSPOLoss(clip_low=low, clip_high=high):
+            return sequence_losses.gspo(*arguments, clip_low=low, clip_high=high)
+        case CISPOLoss(cap=cap):
+            return policy_losses.cispo(*arguments, cap=cap)
+        case SAPOLoss(tau_positive=positive, tau_negative=negative):
+            return policy_losses.sapo(*arguments, tau_positive=positive, tau_negative=negative)
+        case GMPOLoss(log_clip=log_clip):
+            return sequence_losses.gmpo(*arguments, log_clip=log_clip)
+        case PolicyGradientLoss():
+            return policy_losses.policy_gradient(*arguments)
+
+
+def _divergence(batch: PolicyBatch, logprobs: Tensor, config: AlgorithmConfig) -> Tensor:
+    reference, mask = batch.ref_logprobs, batch.loss_mask
+    if config.kl.estimator == "k3_corrected":
+        return kl.k3_corrected(logprobs, batch.old_logprobs, reference, mask)
+    return kl.kl_per_token(logprobs, reference, mask, estimator=config.kl.estimator)
+
+
+def next_kl_coef(
+    kl_coef: float, metrics: Metrics, *, num_rollouts: int, config: AlgorithmConfig
+) -> float:
+    """The KL coefficient of the next step, from the KL to the reference in this step's metrics."""
+    measured_kl = metrics.values().get("policy/ref_kl")
+    if config.kl.target is None or measured_kl is None:
+        return kl_coef
+    return kl.adapted_coefficient(
+        kl_coef,
+        measured_kl=measured_kl,
+        target=config.kl.target,
+        num_rollouts=num_rollouts,
+        horizon=config.kl.horizon,
+    )
 
 
 def _reduce(
@@ -137,96 +205,3 @@ def _reduce(
                 num_rollouts=batch.num_rollouts,
                 length=length or max_response_tokens,
             )
-
-
-def _loss_metrics(
-    batch: PolicyBatch,
-    loss: Tensor,
-    surrogate: policy_losses.PolicyLoss,
-    logprobs: Tensor,
-    entropy: Tensor,
-    divergence: Tensor,
-    config: AlgorithmConfig,
-) -> Metrics:
-    mask = batch.loss_mask
-    approximate_kl = kl.kl_per_token(batch.old_logprobs, logprobs.detach(), mask, estimator="k3")
-    totals = torch.stack(
-        [
-            surrogate.clipped_low.sum().float(),
-            surrogate.clipped_high.sum().float(),
-            surrogate.dual_clipped.sum().float(),
-            approximate_kl.sum(),
-            torch.where(mask, entropy.detach(), 0.0).sum(),
-            divergence.detach().sum(),
-            loss.detach(),
-            torch.where(mask, surrogate.ratio, -torch.inf).max(),
-            torch.where(mask, surrogate.ratio, torch.inf).min(),
-            mask.sum().float(),
-            mask.any(dim=1).sum().float(),
-        ]
-    )
-    # One transfer: on a GPU each .item() would wait for the device.
-    low, high, dual, approximate, entropies, reference, value, largest, smallest, count, rows = (
-        totals.tolist()
-    )
-    means = {
-        "policy/clip_fraction_low": (low, count),
-        "policy/clip_fraction_high": (high, count),
-        "policy/approx_kl": (approximate, count),
-        "policy/entropy": (entropies, count),
-        # Shares add up to the step's loss; `rows` of all parts add up to num_rollouts.
-        "policy/loss": (value * max(batch.num_rollouts, 1), rows),
-    }
-    if config.policy_loss.dual_clip is not None:
-        means["policy/dual_clip_fraction"] = (dual, count)
-    if config.needs_reference:
-        means["policy/ref_kl"] = (reference, count)
-    if count == 0:
-        return Metrics(means=means)
-    return Metrics(
-        means=means,
-        maxima={"policy/ratio_max": largest},
-        minima={"policy/ratio_min": smallest},
-    )
-
-
-def _reward_metrics(batch: TokenBatch) -> Metrics:
-    judged = ~batch.rewards.isnan()
-    rewards = batch.rewards[judged]
-    metrics = Metrics.mean("reward/unjudged", float((~judged).sum()), batch.num_rows)
-    if len(rewards) == 0:
-        return metrics
-    signal = advantages.dr_grpo(batch.rewards, batch.group_ids) != 0
-    num_groups = len(batch.group_ids.unique())
-    with_signal = len(batch.group_ids[signal].unique())
-    metrics += Metrics.of({"reward/std": float(rewards.std(correction=0))})
-    metrics += Metrics.mean("reward/mean", float(rewards.sum()), len(rewards))
-    return metrics + Metrics.mean(
-        "reward/groups_without_signal", num_groups - with_signal, num_groups
-    )
-
-
-def _mismatch_metrics(log_ratio: Tensor, truncated: Tensor, mask: Tensor) -> Metrics:
-    count = int(mask.sum())
-    if count == 0:
-        return Metrics()
-    k3 = kl.k3(torch.zeros_like(log_ratio), log_ratio)
-    return Metrics(
-        means={
-            "mismatch/logprob_difference_mean": (float(log_ratio.abs().sum()), count),
-            "mismatch/k3": (float(k3.sum()), count),
-            "mismatch/truncated_fraction": (float((truncated & mask).sum()), count),
-        },
-        maxima={"mismatch/logprob_difference_max": float(log_ratio.abs().max())},
-    )
-
-
-def _advantage_metrics(values: Tensor, mask: Tensor) -> Metrics:
-    chosen = values[mask]
-    if len(chosen) == 0:
-        return Metrics()
-    return Metrics(
-        means={"advantage/mean": (float(chosen.sum()), len(chosen))},
-        maxima={"advantage/max": float(chosen.max())},
-        minima={"advantage/min": float(chosen.min())},
-    )

@@ -1,21 +1,20 @@
-"""The mismatch between the engine's distribution and the trainer's, measured and corrected.
+"""The mismatch between the policy that sampled and the trainer's, measured and corrected.
 
-Engine and trainer hold the same weights but compute with different kernels, so a sampled token's
-probability differs a little. Truncated importance sampling weighs each token's loss by
-min(trainer / engine, cap) (Yao et al. 2025, "off-policy RL"; Ionides 2008).
+Engine and trainer hold the same weights but compute with different kernels, and an engine may run
+behind: a sampled token's probability differs. Every method turns the ratios trainer / engine into
+one weight per token, a factor on its policy loss. A token with weight 0 is dropped from the loss
+but stays in its denominators: dropping some does not enlarge the gradient of the others.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 LOG_RATIO_LIMIT = 20.0
 
-
-def log_mismatch(old_logprobs: Tensor, rollout_logprobs: Tensor, loss_mask: Tensor) -> Tensor:
-    """log trainer - log engine per token, float [B, T], nats; 0 where masked."""
-    return torch.where(loss_mask, old_logprobs, 0.0) - torch.where(loss_mask, rollout_logprobs, 0.0)
+Level = Literal["token", "sequence", "geometric"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,14 +25,88 @@ class Correction:
     touched: Tensor
 
 
-def truncated_token_weights(log_ratio: Tensor, *, cap: float) -> Correction:
-    """min(ratio, cap) per token."""
-    ratio = log_ratio.detach().clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
-    return Correction(ratio.clamp(max=cap), ratio > cap)
+def log_mismatch(old_logprobs: Tensor, rollout_logprobs: Tensor, loss_mask: Tensor) -> Tensor:
+    """log trainer - log engine per token, float [B, T], nats; 0 where masked."""
+    return torch.where(loss_mask, old_logprobs, 0.0) - torch.where(loss_mask, rollout_logprobs, 0.0)
 
 
-def truncated_sequence_weights(log_ratio: Tensor, *, cap: float) -> Correction:
-    """min(product of a rollout's ratios, cap), the same for all its tokens."""
-    total = log_ratio.detach().sum(dim=1, keepdim=True)
-    ratio = total.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp().expand(log_ratio.shape)
-    return Correction(ratio.clamp(max=cap), ratio > cap)
+def importance_ratios(log_ratio: Tensor, loss_mask: Tensor, *, level: Level) -> Tensor:
+    """trainer / engine without gradient, float [B, T]; 1 where masked.
+
+    token: each token's own. sequence: the product over its row, the exact weight of a response and
+    of huge variance for long ones. geometric: the row's geometric mean. log_ratio: `log_mismatch`.
+    """
+    log_ratio = torch.where(loss_mask, log_ratio.detach(), 0.0)
+    if level != "token":
+        log_ratio = log_ratio.sum(dim=1, keepdim=True)
+    if level == "geometric":
+        log_ratio = log_ratio / loss_mask.sum(dim=1, keepdim=True).clamp(min=1)
+    ratios = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    return torch.where(loss_mask, ratios, 1.0)
+
+
+def truncated(ratios: Tensor, *, cap: float) -> Correction:
+    """min(ratio, cap) (truncated importance sampling, Ionides 2008; for LLMs Yao et al. 2025)."""
+    return Correction(ratios.clamp(max=cap), ratios > cap)
+
+
+def masked(ratios: Tensor, *, low: float, high: float) -> Correction:
+    """The ratio where it is within [low, high], else 0.
+
+    Of tokens, with [0.5, 5], this is IcePop (Ring-1T, arXiv 2510.18855, eq. 1-3).
+    """
+    outside = (ratios < low) | (ratios > high)
+    return Correction(ratios.masked_fill(outside, 0.0), outside)
+
+
+def rejected(ratios: Tensor, *, low: float, high: float) -> Correction:
+    """1 where the ratio is within [low, high], else 0: kept as it is, or not used at all.
+
+    Meant for geometric ratios, so that a long response is not rejected for its length.
+    """
+    outside = (ratios < low) | (ratios > high)
+    return Correction(torch.ones_like(ratios).masked_fill(outside, 0.0), outside)
+
+
+def second_moment(log_ratio: Tensor, loss_mask: Tensor, *, threshold: float) -> Correction:
+    """Weight 0 for the largest squared log-ratios, until the mean of the rest is <= threshold.
+
+    (M2PO, arXiv 2510.01161.) The others keep their token ratio. A statistic of the whole batch:
+    give it all rows of a step. Equal log-ratios are dropped or kept together, so the order of rows
+    does not matter. threshold: nats squared.
+    """
+    squares = torch.where(loss_mask, log_ratio.detach(), 0.0).square()
+    ascending = squares[loss_mask].double().sort().values
+    counts = torch.arange(1, len(ascending) + 1, device=ascending.device)
+    too_many = ascending.cumsum(0) / counts > threshold  # ascending, so the mean only grows
+    dropped = torch.isin(squares.double(), ascending[too_many])  # never the 0 of padding
+    ratios = importance_ratios(log_ratio, loss_mask, level="token")
+    return Correction(ratios.masked_fill(dropped, 0.0), dropped)
+
+
+def staleness_weights(ages: Tensor, *, exponent: float) -> Correction:
+    """(1 + age)^-exponent: 1 for fresh tokens (FedAsync, arXiv 1903.03934).
+
+    ages: int [B, T], policy updates between sampling and training. The polynomial form that
+    asynchronous optimisation weighs late updates with; the paper's exponent is 0.5.
+    """
+    return Correction((1.0 + ages.float()).pow(-exponent), ages > 0)
+
+
+def approximate_proximal_logprobs(
+    logprobs: Tensor, rollout_logprobs: Tensor, ages: Tensor, loss_mask: Tensor
+) -> Tensor:
+    """Log-linear stand-in for the proximal policy's logprobs (A-3PO, arXiv 2512.06547).
+
+    The proximal policy is one update behind the trained one, whose tokens are `ages` updates old:
+    log behaviour + (age - 1) / age x (log policy - log behaviour). A token of age 0 was sampled
+    from the trained policy itself, and gets its logprobs.
+
+    logprobs, rollout_logprobs: float [B, T], nats. ages: int [B, T]. Without gradient; 0 where
+    masked.
+    """
+    logprobs = torch.where(loss_mask, logprobs.detach(), 0.0)
+    rollout_logprobs = torch.where(loss_mask, rollout_logprobs, 0.0)
+    behind = 1.0 / ages.clamp(min=1).to(logprobs.dtype)
+    share = torch.where(ages > 0, behind, 0.0)
+    return logprobs + share * (rollout_logprobs - logprobs)

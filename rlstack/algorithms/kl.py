@@ -1,10 +1,15 @@
 """Per-token estimators of KL(policy || reference) from sampled tokens (Schulman 2020).
 
 With x = log policy - log reference, k1 = x, k2 = x^2 / 2, k3 = exp(-x) - 1 + x. All three have the
-same expectation to second order, k1 and k3 exactly KL. Their gradients differ. Minimised as a loss
-on samples of the policy: k1 has expected gradient 0 (useless), k2 the gradient of KL(policy ||
-reference), k3 that of KL(reference || policy). Taken off the reward, only k1 gives the gradient of
-KL(policy || reference).
+same expectation to second order, k1 and k3 exactly KL, on samples of the policy. Gradients differ:
+
+    used as                                   k1      k2      k3      k3_corrected
+    loss, tokens sampled from the policy      0       KL      other   KL
+    loss, tokens sampled from an older one    wrong   wrong   wrong   KL
+    taken off the reward                      KL      wrong   wrong   (a loss only)
+
+KL: in expectation the gradient of KL(policy || reference). other: that of KL(reference || policy).
+0: no gradient at all. k3_corrected is k3 times the ratio policy / old policy (`k3_corrected`).
 """
 
 from typing import Literal
@@ -13,6 +18,7 @@ import torch
 from torch import Tensor
 
 LOG_RATIO_LIMIT = 20.0
+LARGEST_ERROR = 0.2
 
 Estimator = Literal["k1", "k2", "k3"]
 
@@ -47,3 +53,34 @@ def kl_per_token(
     return ESTIMATORS[estimator](
         torch.where(loss_mask, logprobs, 0.0), torch.where(loss_mask, ref_logprobs, 0.0)
     )
+
+
+def k3_corrected(
+    logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor, loss_mask: Tensor
+) -> Tensor:
+    """ratio x k3, ratio = policy / old with its gradient (DeepSeek-V3.2, arXiv 2512.02556).
+
+    For tokens sampled from the old policy: unbiased in value and gradient for KL(policy ||
+    reference). The gradient with respect to a token's logprob is ratio x k1, so it pulls towards
+    the reference on both sides. All float [B, T], nats; 0 where masked.
+    """
+    chosen = torch.where(loss_mask, logprobs, 0.0)
+    reference = torch.where(loss_mask, ref_logprobs, 0.0)
+    log_ratio = chosen - torch.where(loss_mask, old_logprobs, 0.0)
+    ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    # Where k3 is held constant, the ratio's gradient alone would push away from the reference.
+    within = (chosen - reference).abs() <= LOG_RATIO_LIMIT
+    return torch.where(within, ratio, ratio.detach()) * k3(chosen, reference)
+
+
+def adapted_coefficient(
+    coefficient: float, *, measured_kl: float, target: float, num_rollouts: int, horizon: int
+) -> float:
+    """The KL coefficient of the next step (Ziegler et al. 2019, arXiv 1909.08593).
+
+    coefficient x (1 + clip(measured_kl / target - 1, -0.2, 0.2) x num_rollouts / horizon), with
+    both KLs in nats per token. horizon, in rollouts, is at least num_rollouts, so that a step
+    changes the coefficient by a fifth at most.
+    """
+    error = min(max(measured_kl / target - 1.0, -LARGEST_ERROR), LARGEST_ERROR)
+    return coefficient * (1.0 + error * num_rollouts / horizon)

@@ -47,15 +47,59 @@ class PPOClipLoss(Frozen):
     dual_clip: float | None = Field(gt=1)
 
 
-PolicyLossConfig = PPOClipLoss
+class GSPOLoss(Frozen):
+    """Clipped surrogate of whole sequences; token: its ratio, with the gradient of each token."""
+
+    name: Literal["gspo"]
+    level: Literal["sequence", "token"]
+    clip_low: float = Field(gt=0, le=1)
+    clip_high: float = Field(gt=0)
+
+
+class CISPOLoss(Frozen):
+    """log policy weighted by the ratio, which counts `cap` at most; no token is clipped away."""
+
+    name: Literal["cispo"]
+    cap: float = Field(gt=0)
+
+
+class SAPOLoss(Frozen):
+    """A sigmoid of the ratio in place of a clip, steeper for a larger tau."""
+
+    name: Literal["sapo"]
+    tau_positive: float = Field(gt=0)
+    tau_negative: float = Field(gt=0)
+
+
+class GMPOLoss(Frozen):
+    """Geometric mean of a sequence's ratios, each within exp(+-log_clip)."""
+
+    name: Literal["gmpo"]
+    log_clip: float = Field(gt=0)
+
+
+class PolicyGradientLoss(Frozen):
+    """log policy times advantage, without a ratio."""
+
+    name: Literal["policy_gradient"]
+
+
+PolicyLossConfig = Annotated[
+    PPOClipLoss | GSPOLoss | CISPOLoss | SAPOLoss | GMPOLoss | PolicyGradientLoss,
+    Field(discriminator="name"),
+]
 
 
 class KLConfig(Frozen):
     """KL to the reference, as a loss term or taken off the reward; `coef` 0: no reference."""
 
     placement: Literal["loss", "reward"]
-    estimator: Literal["k1", "k2", "k3"]
+    estimator: Literal["k1", "k2", "k3", "k3_corrected"]
     coef: float = Field(ge=0)
+    target: float | None = Field(gt=0)
+    """Nats per token that the coefficient is adapted to hold; null: it stays `coef`."""
+    horizon: int = Field(ge=1)
+    """Rollouts over which the coefficient may change by 20%."""
 
 
 class NoCorrection(Frozen):
@@ -64,15 +108,50 @@ class NoCorrection(Frozen):
     name: Literal["none"]
 
 
+RatioLevel = Literal["token", "sequence", "geometric"]
+"""Trainer over engine per token, the product over a rollout, or its geometric mean."""
+
+
 class TruncatedCorrection(Frozen):
-    """Truncated importance weights, trainer over engine."""
+    """Importance weights of `cap` at most."""
 
     name: Literal["truncated"]
-    level: Literal["token", "sequence"]
+    level: RatioLevel
     cap: float = Field(gt=0)
 
 
-CorrectionConfig = Annotated[NoCorrection | TruncatedCorrection, Field(discriminator="name")]
+class MaskedCorrection(Frozen):
+    """Importance weights; 0 for those outside [low, high]."""
+
+    name: Literal["masked"]
+    level: RatioLevel
+    low: float = Field(ge=0)
+    high: float = Field(gt=0)
+
+
+class RejectedCorrection(Frozen):
+    """Rollouts whose geometric mean ratio is outside [low, high] are not trained on."""
+
+    name: Literal["rejected"]
+    low: float = Field(ge=0)
+    high: float = Field(gt=0)
+
+
+class SecondMomentCorrection(Frozen):
+    """Importance weights; 0 for the largest until the mean squared log-ratio is `threshold`."""
+
+    name: Literal["second_moment"]
+    threshold: float = Field(gt=0)
+
+
+CorrectionConfig = Annotated[
+    NoCorrection
+    | TruncatedCorrection
+    | MaskedCorrection
+    | RejectedCorrection
+    | SecondMomentCorrection,
+    Field(discriminator="name"),
+]
 
 
 class TokenMean(Frozen):

@@ -2,7 +2,12 @@
 
 from pydantic import Field
 
-from rlstack.config.algorithm import AlgorithmConfig, ReinforcePlusPlusAdvantage
+from rlstack.config.algorithm import (
+    AlgorithmConfig,
+    MaskedCorrection,
+    ReinforcePlusPlusAdvantage,
+    RejectedCorrection,
+)
 from rlstack.config.base import Frozen, Problem, RunSchema
 from rlstack.config.data import DataConfig
 from rlstack.config.model import ModelConfig
@@ -61,6 +66,8 @@ class RLConfig(RunSchema):
         return [
             *_batch_problems(self),
             *_group_problems(self.algorithm, self.rollout),
+            *_kl_problems(self),
+            *_correction_problems(self.algorithm),
             *_evaluation_problems(self),
             *_trainer_problems(
                 self.trainer,
@@ -174,6 +181,41 @@ def _group_problems(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> list[
         keys = ("algorithm.dynamic_sampling.enabled", "rollout.num_samples")
         found.append(Problem(keys, text))
     return found
+
+
+def _kl_problems(config: RLConfig) -> list[Problem]:
+    kl, found = config.algorithm.kl, list[Problem]()
+    if kl.estimator == "k3_corrected" and kl.placement == "reward":
+        text = (
+            "corrects the gradient of a loss and is none in a reward; use k1, or "
+            "algorithm.kl.placement=loss"
+        )
+        found.append(Problem(("algorithm.kl.estimator", "algorithm.kl.placement"), text))
+    if kl.target is None:
+        return found
+    if kl.coef == 0:
+        text = (
+            "is scaled to reach algorithm.kl.target, and 0 stays 0; set it above 0 or "
+            "algorithm.kl.target=null"
+        )
+        found.append(Problem(("algorithm.kl.coef", "algorithm.kl.target"), text))
+    rows = config.data.prompts_per_step * config.rollout.num_samples
+    if kl.horizon < rows:
+        text = (
+            f"{kl.horizon} is less than the {rows} rollouts of a step (data.prompts_per_step x "
+            "rollout.num_samples); raise it to at least that"
+        )
+        keys = ("algorithm.kl.horizon", "data.prompts_per_step", "rollout.num_samples")
+        found.append(Problem((*keys, "algorithm.kl.target"), text))
+    return found
+
+
+def _correction_problems(algorithm: AlgorithmConfig) -> list[Problem]:
+    chosen = algorithm.correction
+    if not isinstance(chosen, MaskedCorrection | RejectedCorrection) or chosen.low < chosen.high:
+        return []
+    text = f"{chosen.low:g} is not below algorithm.correction.high, {chosen.high:g}"
+    return [Problem(("algorithm.correction.low", "algorithm.correction.high"), text)]
 
 
 def _evaluation_problems(config: RLConfig) -> list[Problem]:

@@ -180,6 +180,7 @@ class Training:
         state = RunState(
             step=step,
             policy_version=self.controller.policy_version,
+            kl_coef=self.controller.kl_coef,
             sampler=asdict(self.controller.sampler.state()),
             best_value=self.best_value,
             best_step=self.best_step,
@@ -194,6 +195,7 @@ class Training:
         await self.controller.roles.policy.load(path / "trainer")
         self.controller.sampler.restore(SamplerState(**state.sampler))
         self.controller.policy_version = state.policy_version
+        self.controller.kl_coef = state.kl_coef
         self.best_value, self.best_step = state.best_value, state.best_step
         self.summary.steps_completed = self.saved_step = state.step
         self.tracker.truncate_after(state.step)

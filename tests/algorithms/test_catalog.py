@@ -2,17 +2,20 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from rlstack.algorithms.catalog import estimate_advantages, policy_loss
+from rlstack.algorithms import policy_losses, sequence_losses
+from rlstack.algorithms.catalog import estimate_advantages, next_kl_coef, policy_loss
 from rlstack.batch import PolicyBatch, TokenBatch
 from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.config.load import parse
 from rlstack.config.run import RLConfig
-from rlstack.metrics import merge
+from rlstack.metrics import Metrics, merge
 from tests.config.test_load import rl_values
 
 ROWS, COLUMNS = 8, 7
@@ -48,7 +51,7 @@ def policy_batch(config: AlgorithmConfig, seed: int = 0) -> PolicyBatch:
         return torch.where(batch.loss_mask, moved, 0.0)
 
     old, reference = near(batch.rollout_logprobs), near(batch.rollout_logprobs)
-    estimate = estimate_advantages(batch, old, reference, config=config)
+    estimate = estimate_advantages(batch, old, reference, config=config, kl_coef=config.kl.coef)
     fields: dict[str, Any] = {
         field.name: getattr(batch, field.name) for field in dataclasses.fields(TokenBatch)
     }
@@ -60,6 +63,7 @@ def policy_batch(config: AlgorithmConfig, seed: int = 0) -> PolicyBatch:
         correction_weights=estimate.correction_weights,
         num_loss_tokens=int(batch.loss_mask.sum()),
         num_rollouts=int(batch.loss_mask.any(dim=1).sum()),
+        kl_coef=config.kl.coef,
     )
 
 
@@ -72,6 +76,16 @@ VARIANTS = [
     ["algorithm=dapo", "algorithm.entropy_coef=0.01"],
     ["algorithm.kl.coef=0.2", "algorithm.kl.estimator=k2", "algorithm.policy_loss.dual_clip=1.5"],
     ["algorithm.reduction={name: sequence_mean}", "algorithm.correction.level=sequence"],
+    ["algorithm.kl.coef=0.2", "algorithm.kl.estimator=k3_corrected"],
+    ["algorithm=gspo", "algorithm.policy_loss.clip_low=0.2", "algorithm.policy_loss.clip_high=0.2"],
+    ["algorithm=gspo_token", "algorithm.policy_loss.clip_low=0.2",
+     "algorithm.policy_loss.clip_high=0.2", "algorithm/correction=masked"],
+    ["algorithm=cispo", "algorithm/correction=rejected", "algorithm.correction.low=0.9",
+     "algorithm.correction.high=1.1"],
+    ["algorithm=sapo", "algorithm/correction=none"],
+    ["algorithm=gmpo"],
+    ["algorithm=gpg", "algorithm/correction=icepop"],
+    ["algorithm=m2po"],
 ]  # fmt: skip
 
 
@@ -124,6 +138,106 @@ def test_grpo_loss_equals_a_plain_loop() -> None:
     assert metrics.values()["policy/ref_kl"] > 0
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["algorithm=gspo"], partial(sequence_losses.gspo, clip_low=3e-4, clip_high=4e-4)),
+        (
+            ["algorithm=gspo_token"],
+            partial(sequence_losses.gspo_token, clip_low=3e-4, clip_high=4e-4),
+        ),
+        (["algorithm=gmpo"], partial(sequence_losses.gmpo, log_clip=0.4)),
+        (["algorithm=cispo"], partial(policy_losses.cispo, cap=5.0)),
+        (["algorithm=sapo"], partial(policy_losses.sapo, tau_positive=1.0, tau_negative=1.05)),
+        (["algorithm=gpg"], policy_losses.policy_gradient),
+        (
+            ["algorithm=dapo", "algorithm.policy_loss.dual_clip=3"],
+            partial(policy_losses.ppo_clip, clip_low=0.2, clip_high=0.28, dual_clip=3.0),
+        ),
+    ],
+)
+def test_the_configured_loss_is_the_one_that_is_used(
+    overrides: list[str], expected: Callable[..., policy_losses.PolicyLoss]
+) -> None:
+    """On advantages that differ within a row, with the published settings."""
+    config = algorithm(
+        *overrides, "algorithm.reduction={name: token_mean}", "algorithm/correction=none"
+    )
+    batch = policy_batch(config)
+    mask, columns = batch.loss_mask, torch.arange(COLUMNS)
+    batch = dataclasses.replace(batch, advantages=torch.where(mask, columns.cos(), 0.0))
+    logprobs = (batch.old_logprobs + 0.5 * columns.sin() * mask).requires_grad_()
+    loss, _ = policy_loss(
+        batch, logprobs, torch.zeros_like(logprobs), config=config, max_response_tokens=5
+    )
+    direct = expected(logprobs, batch.old_logprobs, batch.advantages, mask).loss.sum() / mask.sum()
+    torch.testing.assert_close(loss, direct)
+    gradients = [torch.autograd.grad(value, logprobs)[0] for value in (loss, direct)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_kl_coefficient_of_the_batch_weighs_the_kl_term() -> None:
+    config = algorithm("algorithm.kl.coef=0.2")
+    batch = policy_batch(config)
+    logprobs = batch.old_logprobs
+
+    def loss(kl_coef: float) -> tuple[float, float]:
+        value, metrics = policy_loss(
+            dataclasses.replace(batch, kl_coef=kl_coef),
+            logprobs,
+            torch.zeros_like(logprobs),
+            config=config,
+            max_response_tokens=5,
+        )
+        return value.item(), metrics.values()["policy/ref_kl"]
+
+    (without, measured), (with_kl, _) = loss(0.0), loss(3.0)
+    assert with_kl - without == pytest.approx(3.0 * measured, rel=1e-5)
+
+
+def test_the_kl_coefficient_of_the_step_weighs_the_penalty() -> None:
+    config = algorithm(
+        "algorithm.kl.coef=1",
+        "algorithm.kl.placement=reward",
+        "algorithm.kl.estimator=k1",
+        "algorithm=dr_grpo",
+    )
+    batch = dataclasses.replace(token_batch(), rewards=torch.zeros(ROWS))
+    reference = torch.zeros_like(batch.rollout_logprobs)
+
+    def advantages(kl_coef: float) -> torch.Tensor:
+        return estimate_advantages(
+            batch, batch.rollout_logprobs, reference, config=config, kl_coef=kl_coef
+        ).advantages
+
+    assert advantages(0.5).abs().sum() > 0
+    torch.testing.assert_close(advantages(1.5), 3 * advantages(0.5))
+
+
+def test_the_share_of_corrected_tokens_is_measured() -> None:
+    batch = token_batch()
+    old = batch.rollout_logprobs.clone()
+    first = batch.loss_mask.nonzero()[0]
+    old[first[0], first[1]] += 4.0
+    share = 1 / float(batch.loss_mask.sum())
+    for name in ("truncated", "masked", "icepop", "rejected", "second_moment", "none"):
+        config = algorithm(f"algorithm/correction={name}")
+        estimate = estimate_advantages(batch, old, old, config=config, kl_coef=0.0)
+        found = estimate.metrics.values()["mismatch/corrected_fraction"]
+        length = int(batch.loss_mask[first[0]].sum())
+        whole_row = name in ("masked", "rejected")
+        expected = 0.0 if name == "none" else share * (length if whole_row else 1)
+        assert found == pytest.approx(expected), name
+
+
+@pytest.mark.parametrize("target", ["null", "0.05"])
+def test_the_kl_coefficient_follows_the_measured_kl(target: str) -> None:
+    config = algorithm("algorithm.kl.coef=0.2", f"algorithm.kl.target={target}")
+    after = next_kl_coef(0.3, Metrics.of({"policy/ref_kl": 1.0}), num_rollouts=5000, config=config)
+    assert after == pytest.approx(0.3 if target == "null" else 0.3 * 1.1)
+    assert next_kl_coef(0.3, Metrics(), num_rollouts=5000, config=config) == 0.3
+
+
 def test_ratio_extremes_are_those_of_loss_tokens() -> None:
     config = algorithm()
     batch = policy_batch(config)
@@ -149,7 +263,7 @@ def test_rows_without_loss_tokens_have_no_ratio_extremes() -> None:
 def test_an_unjudged_rollout_trains_nothing_and_is_counted() -> None:
     batch = token_batch()
     zeros = torch.zeros_like(batch.rollout_logprobs)
-    estimate = estimate_advantages(batch, zeros, zeros, config=algorithm())
+    estimate = estimate_advantages(batch, zeros, zeros, config=algorithm(), kl_coef=0.0)
     assert not estimate.advantages[7].any()
     values = estimate.metrics.values()
     assert values["reward/unjudged"] == 1 / 8
@@ -165,7 +279,7 @@ def test_kl_in_the_reward_lowers_the_advantage_of_what_drifted() -> None:
     config = algorithm(
         "algorithm.kl.coef=1", "algorithm.kl.placement=reward", "algorithm.kl.estimator=k1"
     )
-    estimate = estimate_advantages(batch, old, reference, config=config)
+    estimate = estimate_advantages(batch, old, reference, config=config, kl_coef=config.kl.coef)
     first = estimate.advantages[0][batch.loss_mask[0]]
     others = estimate.advantages[1:4][batch.loss_mask[1:4]]
     assert float(first.max()) < float(others.min())

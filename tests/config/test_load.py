@@ -8,11 +8,16 @@ import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from rlstack.config.algorithm import GSPOLoss, PPOClipLoss
 from rlstack.config.load import dump, parse
 from rlstack.config.run import EvalConfig, RLConfig, RunSchema, SFTConfig
 from rlstack.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"
+ALGORITHMS = sorted(path.stem for path in (CONF / "algorithm").glob("*.yaml"))
+VARIANTS = sorted(
+    f"algorithm/{path.parent.name}={path.stem}" for path in (CONF / "algorithm").glob("*/*.yaml")
+)
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 SCHEMAS: dict[str, type[RunSchema]] = {"rl": RLConfig, "sft": SFTConfig, "eval": EvalConfig}
 SOURCE = "{type: file, path: rows.jsonl}"
@@ -45,9 +50,30 @@ def test_every_experiment_parses(name: str) -> None:
     assert parse(SCHEMAS[command], yaml.safe_load(dump(config))) == config
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "dr_grpo", "rloo", "reinforce_plus_plus", "dapo"])
-def test_every_algorithm_parses(algorithm: str) -> None:
-    assert parse(RLConfig, rl_values(f"algorithm={algorithm}"))
+@pytest.mark.parametrize("override", [*(f"algorithm={name}" for name in ALGORITHMS), *VARIANTS])
+def test_every_algorithm_and_each_of_its_variants_parses(override: str) -> None:
+    assert parse(RLConfig, rl_values(override))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_parts_of_an_algorithm_can_be_exchanged(name: str) -> None:
+    parts = ["algorithm/policy_loss=gspo", "algorithm/correction=none"]
+    chosen = parse(RLConfig, rl_values(f"algorithm={name}", *parts)).algorithm
+    assert chosen.correction.name == "none"
+    assert chosen.policy_loss == GSPOLoss(
+        name="gspo", level="sequence", clip_low=3e-4, clip_high=4e-4
+    )
+
+
+def test_the_clip_of_dapo_is_higher_and_can_be_overridden() -> None:
+    def clip_high(*overrides: str) -> float:
+        chosen = parse(RLConfig, rl_values("algorithm=dapo", *overrides)).algorithm.policy_loss
+        assert isinstance(chosen, PPOClipLoss)
+        assert chosen.clip_low == 0.2
+        return chosen.clip_high
+
+    assert clip_high() == 0.28
+    assert clip_high("algorithm.policy_loss.clip_high=0.3") == 0.3
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -139,6 +165,19 @@ def test_a_key_inside_a_list_is_named_as_typed() -> None:
         (
             ["data.prompts_per_step=3", "placement.trainer_ranks=5"],
             "placement.trainer_ranks: 5 does not divide the 24 rollouts of an update",
+        ),
+        (
+            ["algorithm.kl.placement=reward", "algorithm.kl.estimator=k3_corrected"],
+            "algorithm.kl.estimator: corrects the gradient of a loss",
+        ),
+        (["algorithm.kl.target=0.1"], "algorithm.kl.coef: is scaled to reach"),
+        (
+            ["algorithm.kl.coef=0.1", "algorithm.kl.target=0.1", "algorithm.kl.horizon=100"],
+            "algorithm.kl.horizon: 100 is less than the",
+        ),
+        (
+            ["algorithm/correction=icepop", "algorithm.correction.low=7"],
+            "algorithm.correction.low: 7 is not below algorithm.correction.high, 5",
         ),
         (["rollout.num_samples=1"], "rollout.num_samples: advantage grpo compares"),
         (["trainer.max_tokens_per_microbatch=100"], "trainer.max_tokens_per_microbatch: 100 is"),
