@@ -1,10 +1,11 @@
 """Merging model folders on disk: safetensors in, safetensors out, one tensor at a time.
 
-In memory at once: one tensor of every model, and one shard of the result. The maths is
+In memory at once: the present and the last tensor of every model, and one shard of the result. The maths is
 `rlstack.algorithms.merging`.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -21,9 +22,12 @@ from rlstack.algorithms.merging import Method, merged
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "BOOL": 8}
-BITS |= {"F16": 16, "BF16": 16, "I16": 16, "U16": 16, "I8": 8, "U8": 8}
-BITS |= {"F8_E4M3": 8, "F8_E5M2": 8}
+NUM_BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"), 1),
+}
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt")
 
 
@@ -37,7 +41,7 @@ class StoredTensor:
 
     @property
     def num_bytes(self) -> int:
-        return prod(self.shape) * BITS[self.dtype] // 8
+        return prod(self.shape) * NUM_BYTES[self.dtype]
 
 
 def merge_files(
@@ -71,6 +75,7 @@ def merge_files(
             save_file(tensors, partial / file_name, metadata={"format": "pt"})
         if len(shards) > 1:
             _write_index(partial, catalogs[0], dict(zip(names, shards, strict=True)))
+        _flush_to_disk(partial)
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -84,22 +89,16 @@ def read_catalog(model: Path) -> dict[str, StoredTensor]:
         ValueError: if a file is damaged or its index names a tensor that it does not hold.
     """
     index = model / INDEX_FILE
-    if index.is_file():
-        weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        files = sorted(set(weight_map.values()))
-    elif (model / SINGLE_FILE).is_file():
-        weight_map, files = {}, [SINGLE_FILE]
-    else:
-        raise FileNotFoundError(f"{model}: has neither {SINGLE_FILE} nor {INDEX_FILE}")
-    catalog: dict[str, StoredTensor] = {}
-    for name in files:
-        catalog |= _read_header(model / name)
+    if not index.is_file():
+        if not (model / SINGLE_FILE).is_file():
+            raise FileNotFoundError(f"{model}: has neither {SINGLE_FILE} nor {INDEX_FILE}")
+        return _read_header(model / SINGLE_FILE)
+    weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    headers = {file: _read_header(model / file) for file in set(weight_map.values())}
     for name, file in weight_map.items():
-        if name not in catalog or catalog[name].file.name != file:
-            raise ValueError(
-                f"{model / file}: does not hold {name}, which {INDEX_FILE} says it does"
-            )
-    return catalog
+        if name not in headers[file]:
+            raise ValueError(f"{model / file}: lacks {name}, which {INDEX_FILE} says it holds")
+    return {name: headers[file][name] for name, file in weight_map.items()}
 
 
 def check_alike(catalogs: Sequence[dict[str, StoredTensor]]) -> None:
@@ -147,12 +146,16 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
     try:
         with _opened(file) as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
-            return {
+            header = {
                 name: StoredTensor(file, view.get_dtype(), tuple(view.get_shape()))
                 for name, view in slices.items()
             }
     except SafetensorError as error:
         raise ValueError(f"{file}: not a readable safetensors file: {error}") from error
+    for name, stored in header.items():
+        if stored.dtype not in NUM_BYTES:
+            raise ValueError(f"{file}: {name} is {stored.dtype}, which cannot be merged")
+    return header
 
 
 def _read_together(
@@ -178,6 +181,16 @@ def _write_index(
         "weight_map": {name: file for file, names in shards.items() for name in names},
     }
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2))
+
+
+def _flush_to_disk(folder: Path) -> None:
+    """The rename must not be all that survives a power cut."""
+    for path in (*folder.iterdir(), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _copy_other_files(model: Path, folder: Path) -> None:

@@ -168,10 +168,10 @@ def _exact(tensor: Tensor) -> Tensor:
 
 def _trimmed(vector: Tensor, density: float) -> Tensor:
     sizes = vector.abs().flatten()
-    num_dropped = int(sizes.numel() * (1 - density))
-    if num_dropped == 0:
+    num_kept = max(round(sizes.numel() * density), 1)
+    if num_kept >= sizes.numel():
         return vector
-    threshold = sizes.kthvalue(num_dropped + 1).values
+    threshold = sizes.kthvalue(sizes.numel() - num_kept + 1).values
     return torch.where(vector.abs() >= threshold, vector, 0.0)
 
 

@@ -135,22 +135,23 @@ def update_statistics(statistics: RunningStatistics, rewards: Rewards) -> Runnin
     judged = rewards[~np.isnan(rewards)].astype(np.float64)
     if judged.size == 0:
         return statistics
-    count = statistics.count + judged.size
-    difference = float(judged.mean()) - statistics.mean
-    squares = float(np.square(judged - judged.mean()).sum())
-    between = difference**2 * statistics.count * judged.size / count
+    # From the smallest value on, and by its share: equal rewards then have exactly their value as
+    # the mean, and no rounding error to be magnified.
+    shifted = judged - judged.min()
+    difference = float(judged.min() + shifted.mean()) - statistics.mean
+    share = judged.size / (statistics.count + judged.size)
+    within = float(np.square(shifted - shifted.mean()).sum())
     return RunningStatistics(
-        count=count,
-        mean=statistics.mean + difference * judged.size / count,
-        squares=statistics.squares + squares + between,
+        count=statistics.count + judged.size,
+        mean=statistics.mean + difference * share,
+        squares=statistics.squares + within + difference**2 * statistics.count * share,
     )
 
 
 def normalise(rewards: Rewards, statistics: RunningStatistics) -> Rewards:
-    """Rewards minus the running mean over the running std, [B]; minus the mean alone if std is 0.
+    """Rewards minus the running mean over the running std, [B]; 1e-8 is added to the variance.
 
     Update the statistics with these rewards first: the first batch has no others.
     """
-    std = statistics.std
-    deviations = rewards - rewards.dtype.type(statistics.mean)
-    return deviations / rewards.dtype.type(std) if std > 0 else deviations
+    std = np.sqrt(statistics.std**2 + VARIANCE_EPSILON)
+    return (rewards - rewards.dtype.type(statistics.mean)) / rewards.dtype.type(std)
