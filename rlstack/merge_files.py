@@ -1,7 +1,7 @@
 """Merging model folders on disk: safetensors in, safetensors out, one tensor at a time.
 
-In memory at once: the present and the last tensor of every model, and one shard of the result. The maths is
-`rlstack.algorithms.merging`.
+In memory at once: a tensor of every model with the next one, and one shard of the result. The maths
+is `rlstack.algorithms.merging`.
 """
 
 import json
