@@ -40,7 +40,7 @@ def empty_memory() -> EpisodicMemory:
 
 
 def exploit_scores(responses: Array, successes: Array) -> Array:
-    """Minus the distance to the centroid of past successes, float [B] (section 3.2).
+    """Minus the distance to the centroid of past successes, float [B].
 
     responses: float [B, D]. successes: float [n, D], n > 0.
     """
@@ -48,7 +48,7 @@ def exploit_scores(responses: Array, successes: Array) -> Array:
 
 
 def explore_scores(responses: Array, failures: Array) -> Array:
-    """1 minus the largest cosine to a past failure, float [B], within [0, 2] (section 3.2).
+    """1 minus the largest cosine to a past failure, float [B], within [0, 2].
 
     responses: float [B, D]. failures: float [n, D], n > 0. A zero vector has cosine 0 to all.
     """

@@ -60,7 +60,7 @@ def within_length(
 ) -> Tensor:
     """Responses of at most max_tokens, bool [B]; truncated ones only with `keep_truncated`.
 
-    Without truncated ones it is overlong filtering (DAPO, arXiv 2503.14476, section 3.4).
+    Without truncated ones it is overlong filtering (DAPO, arXiv 2503.14476).
 
     lengths: int64 [B], response tokens. truncated: bool [B], cut at the limit of generation.
     """
@@ -71,7 +71,7 @@ def within_length(
 def rank_weights(rewards: Tensor, group_ids: Tensor, *, strategy: Strategy) -> Tensor:
     """Weights by rank that sum to 1 in every group with a judged rollout, float [B].
 
-    Source: PF-PPO (arXiv 2409.06957), section 4. By descending reward among a group's N judged
+    Source: PF-PPO (arXiv 2409.06957). By descending reward among a group's N judged
     rollouts: "best" (1, 0, ..., 0); "best_random" (1/2, 1/(2(N-1)), ...); "best_worst" (1/2, 0,
     ..., 0, 1/2); "all" 1/N each. Rollouts with equal rewards share the weight of their ranks
     equally, so the weights do not depend on the order of rows. A rollout alone has weight 1.
@@ -92,9 +92,7 @@ def rank_weights(rewards: Tensor, group_ids: Tensor, *, strategy: Strategy) -> T
             other = 0.5 / (count - 1).clamp(min=1)
             weights = torch.where(best, (0.5 + (num_best - 1) * other) / num_best, other)
         case "best_worst":
-            # Where all are equal, every rank belongs to everyone.
-            ends = 0.5 * best / num_best + 0.5 * worst / num_worst
-            weights = torch.where(smallest == largest, 1 / count, ends)
+            weights = 0.5 * best / num_best + 0.5 * worst / num_worst
     alone = judged & (count == 1)
     return torch.where(alone, 1.0, torch.where(judged, weights, 0.0))
 
@@ -102,7 +100,7 @@ def rank_weights(rewards: Tensor, group_ids: Tensor, *, strategy: Strategy) -> T
 def power_weights(rewards: Tensor, group_ids: Tensor, *, power: float) -> Tensor:
     """Weights proportional to |R|^power that sum to 1 in every group with a judged rollout, [B].
 
-    Source: PF-PPO (arXiv 2409.06957), section 4, with rewards in [-1, 1] and power 1, 2 or 3: a
+    Source: PF-PPO (arXiv 2409.06957), with rewards in [-1, 1] and power 1, 2 or 3: a
     reward model is trusted most where it is most certain. A group of zeros gets equal weights.
     """
     judged = ~rewards.isnan()
@@ -140,7 +138,7 @@ def select_rows(
 ) -> Tensor:
     """Hard selection by rank: a subset of rows, int64 [N], ascending.
 
-    Source: PF-PPO (arXiv 2409.06957), section 4. "best" keeps one rollout of a group, "best_random"
+    Source: PF-PPO (arXiv 2409.06957). "best" keeps one rollout of a group, "best_random"
     the best and one other, drawn equally, "best_worst" the best and the worst, "all" every judged
     one. Equal rewards are ordered at random. The same generator state gives the same rows.
     """

@@ -124,7 +124,7 @@ def ties(
     totals, shares = torch.zeros_like(origin), torch.zeros_like(origin)
     for expert, weight in zip(experts, weights, strict=True):
         vector = _trimmed(_exact(expert) - origin, density)
-        agrees = (vector.sign() == sign) & (vector != 0)
+        agrees = vector.sign() == sign
         totals += weight * torch.where(agrees, vector, 0.0)
         shares += weight * agrees
     mean = torch.where(shares > 0, totals / torch.where(shares > 0, shares, 1.0), 0.0)
@@ -142,7 +142,7 @@ def dare(
 ) -> Tensor:
     """Task arithmetic on task vectors with entries dropped and the rest rescaled by 1 / (1 - p).
 
-    Source: DARE (arXiv 2311.03099, equation 2). The expectation is that of task arithmetic. What is
+    Source: DARE (arXiv 2311.03099). The expectation is that of task arithmetic. What is
     dropped depends on seed, tensor name and the expert's place alone, not on the order of tensors.
 
     Raises:

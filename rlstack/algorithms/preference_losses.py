@@ -91,7 +91,7 @@ def robust_dpo(
 ) -> PreferenceLoss:
     """DPO that is unbiased if a share `label_smoothing` of the labels is flipped.
 
-    Source: robust DPO (arXiv 2403.00409, equation 12): ((1 - e) l(h) - e l(-h)) / (1 - 2 e) with
+    Source: robust DPO (arXiv 2403.00409): ((1 - e) l(h) - e l(-h)) / (1 - 2 e) with
     l(h) = -log sigmoid(h). Logprobs are sums over tokens.
 
     Raises:

@@ -1,8 +1,8 @@
 """Moving the reference after the policy: soft updates (TR-DPO) and hard resets.
 
-Source: TR-DPO (arXiv 2404.09656), equations 4 and 5: every tau steps ref <- alpha pi + (1 - alpha)
-ref, or ref <- pi. The paper's soft update has alpha 0.5 to 0.6. An exponential average of the
-policy with a given decay is a soft update at every step with alpha = 1 - decay.
+Source: TR-DPO (arXiv 2404.09656): every tau steps ref <- alpha pi + (1 - alpha) ref, or ref <- pi;
+TRL has alpha 0.6 and tau 512. An exponential average of the policy with a given decay is a soft
+update at every step with alpha = 1 - decay.
 """
 
 from collections.abc import Iterable, Iterator

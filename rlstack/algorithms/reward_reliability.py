@@ -1,6 +1,6 @@
 """How well rewards tell actual scores apart, to choose a filtration strategy.
 
-Source: PF-PPO (arXiv 2409.06957), section 4 and table 1. A calibration set of responses has both
+Source: PF-PPO (arXiv 2409.06957), the criterion of table 1. A calibration set of responses has both
 the reward that training would use and the actual score (unit tests, a human, a verifier).
 """
 

@@ -46,7 +46,7 @@ def cosine_length(
 ) -> float:
     """Reward along half a cosine from length 0 (`_shortest`) to max_tokens (`_longest`).
 
-    Source: "Demystifying Long Chain-of-Thought" (arXiv 2502.03373), section 4.2 and appendix C.1: a
+    Source: "Demystifying Long Chain-of-Thought" (arXiv 2502.03373), appendix C.1: a
     correct answer earns more the shorter it is, a wrong one loses less the longer it is. Beyond
     max_tokens the reward stays at `_longest`; the paper's separate punishment of a response that
     reaches the limit is `soft_overlong`.
@@ -95,7 +95,7 @@ def whiten(rewards: Rewards, *, shift_mean: bool) -> Rewards:
     """Unit (unbiased) std over the judged rewards of the global batch, [B].
 
     Zero mean with `shift_mean`; otherwise the mean is left where it was (reward whitening of PPO as
-    in arXiv 2403.17031, detail 18). 1e-8 is added to the variance. Equal rewards, or a single one,
+    in TRL). 1e-8 is added to the variance. Equal rewards, or a single one,
     have nothing to be told apart by: their deviation is exactly 0.
     """
     judged = rewards[~np.isnan(rewards)]

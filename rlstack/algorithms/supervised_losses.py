@@ -87,8 +87,8 @@ def reverse_kl(logprobs: Tensor, teacher_logprobs: Tensor) -> Tensor:
 def generalised_jsd(logprobs: Tensor, teacher_logprobs: Tensor, *, beta: float) -> Tensor:
     """beta KL(teacher || M) + (1 - beta) KL(student || M), M = beta teacher + (1 - beta) student.
 
-    Source: GKD (arXiv 2306.13649, equation 1), float [N], nats. 0.5 is the symmetric
-    Jensen-Shannon divergence, at most log 2. By that equation 0 and 1 would give 0: divided by beta
+    Source: GKD (arXiv 2306.13649); float [N], nats. 0.5 is the symmetric
+    Jensen-Shannon divergence, at most log 2. By that formula 0 and 1 would give 0: divided by beta
     it tends to the forward KL at 0, and by 1 - beta to the reverse KL at 1. As TRL does, the ends
     are those two KLs, so the scale jumps there.
 
