@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from rewards.registry import register
+from rlstack.algorithms.shaping import soft_overlong
 from rlstack.errors import RewardError
 from rlstack.types import RewardRequest
 
@@ -13,8 +14,8 @@ from rlstack.types import RewardRequest
 def overlong(request: RewardRequest, *, buffer_tokens: Annotated[int, Field(gt=0)]) -> float | None:
     """Soft overlong punishment: 0 up to the buffer, then linearly down to -1 at the limit.
 
-    Source: DAPO (arXiv 2503.14476), equation 13, with L_max = `request.max_response_tokens` and
-    L_cache = `buffer_tokens`, both in tokens. None if the request states no limit.
+    `shaping.soft_overlong` with L_max = `request.max_response_tokens` and L_cache =
+    `buffer_tokens`, both in tokens. None if the request states no limit.
 
     Raises:
         RewardError: if the buffer is longer than the limit.
@@ -27,5 +28,4 @@ def overlong(request: RewardRequest, *, buffer_tokens: Annotated[int, Field(gt=0
             f"overlong: buffer_tokens={buffer_tokens} is more than the {limit} tokens a response "
             "may have. Lower it, or raise max_response_tokens."
         )
-    tokens_into_buffer = request.response_tokens - (limit - buffer_tokens)
-    return 0.0 - min(max(tokens_into_buffer / buffer_tokens, 0.0), 1.0)
+    return soft_overlong(request.response_tokens, max_tokens=limit, buffer_tokens=buffer_tokens)
