@@ -6,7 +6,6 @@ with the final name is always whole.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlstack.errors import CheckpointError
+from rlstack.folders import whole_folder
 
 FORMAT = 2
 
@@ -96,22 +96,16 @@ async def write_folder(final: Path, write: Callable[[Path], Awaitable[None]]) ->
     Raises:
         CheckpointError: if it cannot be written; what was at `final` is untouched.
     """
-    partial = final.with_name(f".partial_{final.name}")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        await write(partial)
-        _flush_to_disk(partial)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
+        with whole_folder(final) as folder:
+            await write(folder)
     except Exception as error:
         existing = next(folder for folder in final.absolute().parents if folder.exists())
         free_mib = shutil.disk_usage(existing).free / 2**20
-        shutil.rmtree(partial, ignore_errors=True)
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise CheckpointError(
-            f"could not write {final}: {reason[0]} ({free_mib:.0f} MiB are free there). Free disk "
-            "space or repair what is named, then continue the run with resume=RUN_DIR"
+            f"could not write {final}: {reason[0]} ({free_mib:.0f} MiB are free there now). Free "
+            "disk space or repair what is named, then continue the run with resume=RUN_DIR"
         ) from error
 
 
@@ -130,14 +124,3 @@ def load_state(path: Path) -> RunState:
         return RunState(**values)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{file}: not a readable run state: {error}") from error
-
-
-def _flush_to_disk(directory: Path) -> None:
-    """Force every file to disk: the rename must not be all that survives a power cut."""
-    for folder, _, names in os.walk(directory):
-        for name in [*names, "."]:
-            descriptor = os.open(Path(folder) / name, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)

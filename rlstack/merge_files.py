@@ -5,7 +5,6 @@ is `rlstack.algorithms.merging`.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlstack.algorithms.merging import Method, merged
+from rlstack.folders import whole_folder
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -63,22 +63,15 @@ def merge_files(
     catalogs = [read_catalog(model) for model in models]
     check_alike(catalogs)
     shards = plan_shards(catalogs[0], max_shard_bytes=max_shard_bytes)
-    partial = output.with_name(f".partial_{output.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        _copy_other_files(models[0], partial)
+    with whole_folder(output) as folder:
+        _copy_other_files(models[0], folder)
         names = shard_names(len(shards))
         for file_name, tensor_names in zip(names, shards, strict=True):
             streams = _read_together(catalogs, tensor_names)
             tensors = {n: t.contiguous() for n, t in merged(streams, method=method)}
-            save_file(tensors, partial / file_name, metadata={"format": "pt"})
+            save_file(tensors, folder / file_name, metadata={"format": "pt"})
         if len(shards) > 1:
-            _write_index(partial, catalogs[0], dict(zip(names, shards, strict=True)))
-        _flush_to_disk(partial)
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            _write_index(folder, catalogs[0], dict(zip(names, shards, strict=True)))
 
 
 def read_catalog(model: Path) -> dict[str, StoredTensor]:
@@ -181,16 +174,6 @@ def _write_index(
         "weight_map": {name: file for file, names in shards.items() for name in names},
     }
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2))
-
-
-def _flush_to_disk(folder: Path) -> None:
-    """The rename must not be all that survives a power cut."""
-    for path in (*folder.iterdir(), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _copy_other_files(model: Path, folder: Path) -> None:
