@@ -30,7 +30,7 @@ class Journal:
 
 @dataclass
 class FakeEngines:
-    """Answers with the seed's parity as text, last request first."""
+    """Answers with the seed's parity as text, greedily with 1, last request first."""
 
     journal: Journal
     version: int = -1
@@ -38,7 +38,8 @@ class FakeEngines:
     async def generate(
         self, requests: Sequence[GenerationRequest], sampling: SamplingSettings
     ) -> AsyncIterator[tuple[int, Rollout]]:
-        self.journal.events.append(f"generate {len(requests)}")
+        greedy = sampling.temperature == 0
+        self.journal.events.append(f"generate {len(requests)}" + " greedily" * greedy)
         for request in reversed(requests):
             length = 1 + request.seed % 3
             yield (
@@ -46,7 +47,7 @@ class FakeEngines:
                 Rollout(
                     prompt=request.prompt,
                     sample_index=request.sample_index,
-                    text=str(request.seed % 2),
+                    text="1" if greedy else str(request.seed % 2),
                     response_ids=np.full(length, 5, dtype=np.int64),
                     logprobs=np.full(length, -1.0, dtype=np.float32),
                     loss_mask=np.ones(length, dtype=np.bool_),

@@ -11,9 +11,13 @@ from rlstack.config.algorithm import (
     AlgorithmConfig,
     DrGRPOAdvantage,
     FixedLength,
+    GPGAdvantage,
     GRPOAdvantage,
+    MaxRLAdvantage,
     NoCorrection,
+    OPOAdvantage,
     ReinforcePlusPlusAdvantage,
+    ReMaxAdvantage,
     RLOOAdvantage,
     SequenceMean,
     TokenMean,
@@ -69,6 +73,15 @@ def _advantages(batch: TokenBatch, penalty: Tensor | None, config: AlgorithmConf
             per_rollout = advantages.dr_grpo(rewards, groups)
         case RLOOAdvantage():
             per_rollout = advantages.rloo(rewards, groups)
+        case OPOAdvantage():
+            per_rollout = advantages.opo(rewards, groups, mask.sum(dim=1))
+        case GPGAdvantage():
+            per_rollout = advantages.gpg(rewards, groups)
+        case MaxRLAdvantage():
+            per_rollout = advantages.maxrl(rewards, groups)
+        case ReMaxAdvantage():
+            assert batch.baseline_rewards is not None
+            per_rollout = advantages.remax(rewards, batch.baseline_rewards)
     return advantages.per_token(per_rollout, mask)
 
 
@@ -196,7 +209,10 @@ def _reward_metrics(batch: TokenBatch) -> Metrics:
     metrics = Metrics.mean("reward/unjudged", float((~judged).sum()), batch.num_rows)
     if len(rewards) == 0:
         return metrics
-    signal = advantages.dr_grpo(batch.rewards, batch.group_ids) != 0
+    if batch.baseline_rewards is None:
+        signal = advantages.dr_grpo(batch.rewards, batch.group_ids) != 0
+    else:
+        signal = advantages.remax(batch.rewards, batch.baseline_rewards) != 0
     num_groups = len(batch.group_ids.unique())
     with_signal = len(batch.group_ids[signal].unique())
     metrics += Metrics.of({"reward/std": float(rewards.std(correction=0))})

@@ -41,6 +41,9 @@ def token_batch(seed: int = 0) -> TokenBatch:
 
 def policy_batch(config: AlgorithmConfig, seed: int = 0) -> PolicyBatch:
     batch = token_batch(seed)
+    if config.needs_baseline:
+        baselines = torch.tensor([0.25] * 4 + [1.0] * 4)
+        batch = dataclasses.replace(batch, baseline_rewards=baselines)
     noise = torch.Generator().manual_seed(seed + 1)
 
     def near(values: torch.Tensor) -> torch.Tensor:
@@ -69,6 +72,11 @@ VARIANTS = [
     ["algorithm=rloo", "algorithm.kl.coef=0.1", "algorithm.kl.placement=reward"],
     ["algorithm=reinforce_plus_plus", "algorithm.kl.coef=0.1", "algorithm.kl.placement=reward",
      "algorithm.kl.estimator=k1"],
+    ["algorithm=reinforce_plus_plus_baseline"],
+    ["algorithm=remax"],
+    ["algorithm=opo"],
+    ["algorithm/advantage=gpg"],
+    ["algorithm/advantage=maxrl"],
     ["algorithm=dapo", "algorithm.entropy_coef=0.01"],
     ["algorithm.kl.coef=0.2", "algorithm.kl.estimator=k2", "algorithm.policy_loss.dual_clip=1.5"],
     ["algorithm.reduction={name: sequence_mean}", "algorithm.correction.level=sequence"],
@@ -169,3 +177,30 @@ def test_kl_in_the_reward_lowers_the_advantage_of_what_drifted() -> None:
     first = estimate.advantages[0][batch.loss_mask[0]]
     others = estimate.advantages[1:4][batch.loss_mask[1:4]]
     assert float(first.max()) < float(others.min())
+
+
+def test_remax_compares_with_the_greedy_response_alone() -> None:
+    baselines = torch.tensor([0.0] * 4 + [1.0, 1.0, 1.0, float("nan")])
+    batch = dataclasses.replace(token_batch(), baseline_rewards=baselines)
+    zeros = torch.zeros_like(batch.rollout_logprobs)
+    estimate = estimate_advantages(
+        batch, zeros, zeros, config=algorithm("algorithm=remax", "rollout.num_samples=1")
+    )
+    per_rollout = estimate.advantages.sum(dim=1) / batch.loss_mask.sum(dim=1)
+    expected = torch.tensor([1.0, 0.0, 0.5, 0.0, 0.0, 0.0, -1.0, 0.0])
+    torch.testing.assert_close(per_rollout, expected)
+    assert estimate.metrics.values()["reward/groups_without_signal"] == 0
+    alone = dataclasses.replace(batch, group_ids=torch.arange(ROWS))
+    estimate = estimate_advantages(alone, zeros, zeros, config=algorithm("algorithm=remax"))
+    assert estimate.metrics.values()["reward/groups_without_signal"] == 5 / 8
+
+
+def test_opo_weighs_by_loss_tokens_not_by_columns() -> None:
+    batch = token_batch()
+    zeros = torch.zeros_like(batch.rollout_logprobs)
+    estimate = estimate_advantages(batch, zeros, zeros, config=algorithm("algorithm=opo"))
+    lengths, rewards = batch.loss_mask[:4].sum(dim=1), batch.rewards[:4]
+    expected = rewards - (lengths * rewards).sum() / lengths.sum()
+    found = estimate.advantages[:4].sum(dim=1) / lengths
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(expected, rewards - rewards.mean())
