@@ -153,18 +153,18 @@ def reinforce_plus_plus(
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
     """Zero mean and unit (unbiased) std over all masked entries; 0 elsewhere, and if all equal."""
-    chosen = values[mask]
+    chosen = values.masked_select(mask)
     if chosen.numel() < 2:
         return torch.zeros_like(values)
     # From the smallest value on and in units of the range: equal values leave no rounding error to
     # be magnified, values far from 0 keep their differences, the squares of huge ones are finite.
-    smallest = chosen.min()
-    spread = chosen.max() - smallest
-    spread = torch.where(spread > 0, spread, 1.0)
-    chosen = (chosen - smallest) / spread
+    smallest, largest = chosen.aminmax()
+    spread = torch.where(largest > smallest, largest - smallest, 1.0)
+    chosen = chosen.sub_(smallest).div_(spread)
     centre = chosen.mean() * spread
     scale = (chosen.var() + WHITENING_EPSILON / spread.square()).rsqrt() / spread
-    return torch.where(mask, (values - smallest - centre) * scale, 0.0)
+    # In place, on memory of its own: a temporary costs more than what is computed in it.
+    return (values - smallest).sub_(centre).mul_(scale).masked_fill_(~mask, 0.0)
 
 
 def per_token(advantages: Tensor, loss_mask: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-CHUNK = 128
+CHUNK = 64
 
 
 def gae(
@@ -45,12 +45,12 @@ def gae(
         raise ValueError(f"gae: expected lam to be a number or [B, 1], got {list(lam.shape)}")
     last = values.new_zeros(len(values)) if last_values is None else last_values.detach().to(values)
     # The same recursion in S = V + lam A, for which S_t = (1 - lam) V_t + lam (r_t + gamma S_t+1).
-    # It is 0 apart from what it hands on where masked, so no successor has to be looked for.
-    terms = torch.where(loss_mask, values + lam * (rewards - values), 0.0)
+    # A masked token hands on the S that follows it, so no successor has to be looked for.
+    terms = torch.lerp(values, rewards, lam)
     decay = torch.where(loss_mask, gamma * lam, 1.0)
     mixed = discounted_sum(terms, decay, last)
     following = torch.cat([mixed[:, 1:], last.unsqueeze(1)], dim=1)
-    returns = torch.where(loss_mask, rewards + gamma * following, 0.0)
+    returns = torch.addcmul(rewards, gamma, following).masked_fill_(~loss_mask, 0.0)
     return returns - values, returns
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ValueLoss:
-    """loss: float [B, T], 0 where masked. clipped: bool [B, T], tokens the clip left no gradient."""
+    """Both [B, T], 0 or False where masked: the loss, and where the clip left no gradient."""
 
     loss: Tensor
     clipped: Tensor

@@ -54,14 +54,11 @@ def test_value_and_gradient_of_every_case(
     assert result.clipped.item() == (clip is not None and gradient == 0)
 
 
-def random_rows(
-    seed: int, rows: int = 4, columns: int = 6
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def random_rows(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """values, old_values, returns, loss_mask."""
     generator = torch.Generator().manual_seed(seed)
-    values, old_values, returns = torch.randn(
-        3, rows, columns, dtype=torch.float64, generator=generator
-    )
-    return values, old_values, returns, torch.rand(rows, columns, generator=generator) > 0.3
+    values, old_values, returns = torch.randn(3, 4, 6, dtype=torch.float64, generator=generator)
+    return values, old_values, returns, torch.rand(4, 6, generator=generator) > 0.3
 
 
 @given(seed=st.integers(0, 1000), clip=st.floats(0.01, 2.0))
