@@ -94,9 +94,14 @@ def token_rewards(rewards: Tensor, loss_mask: Tensor, *, kl_penalty: Tensor | No
     Source: arXiv 1909.08593, eq. 2. rewards: float [B]; NaN, where a rollout could not be judged,
     adds nothing. kl_penalty: float [B, T], reward units, its coefficient included.
     """
-    is_last = loss_mask & (loss_mask.flip(1).cumsum(1).flip(1) == 1)
-    outcome = torch.where(is_last, rewards.nan_to_num(0.0).unsqueeze(1), 0.0)
-    return outcome if kl_penalty is None else outcome - torch.where(loss_mask, kl_penalty, 0.0)
+    if kl_penalty is None:
+        per_token = rewards.new_zeros(loss_mask.shape)
+    else:
+        per_token = torch.where(loss_mask, -kl_penalty, 0.0)
+    rewarded = loss_mask.any(dim=1) & ~rewards.isnan()
+    last = loss_mask.shape[1] - 1 - loss_mask.to(torch.uint8).flip(1).argmax(dim=1)
+    outcome = torch.where(rewarded, rewards, 0.0)
+    return per_token.scatter_add_(1, last.unsqueeze(1), outcome.unsqueeze(1))
 
 
 def discounted_sum(terms: Tensor, decay: Tensor, last: Tensor) -> Tensor:

@@ -37,9 +37,11 @@ def clipped_squared_error(
     values, returns = _masked(values, loss_mask), _masked(returns, loss_mask).detach()
     old_values = _masked(old_values, loss_mask).detach()
     plain = (values - returns).square()
-    near = torch.maximum(torch.minimum(values, old_values + clip), old_values - clip)
+    # Larger only where the value was moved, and then a constant: it needs no gradient.
+    near = values.detach().clamp(old_values - clip, old_values + clip)
     bounded = (near - returns).square()
-    return ValueLoss(loss=0.5 * torch.maximum(plain, bounded), clipped=bounded > plain)
+    clipped = bounded > plain
+    return ValueLoss(loss=0.5 * torch.where(clipped, bounded, plain), clipped=clipped)
 
 
 def explained_variance(values: Tensor, returns: Tensor, loss_mask: Tensor) -> Tensor:
@@ -47,7 +49,8 @@ def explained_variance(values: Tensor, returns: Tensor, loss_mask: Tensor) -> Te
 
     A scalar; NaN where it is not defined: fewer than two loss tokens, or returns all equal.
     """
-    chosen, errors = returns[loss_mask], (returns - values)[loss_mask]
+    chosen = returns.masked_select(loss_mask)
+    errors = (returns - values).masked_select(loss_mask)
     if chosen.numel() < 2:
         return returns.new_tensor(torch.nan)
     # From one of the returns on, so that equal ones leave no rounding error.
