@@ -126,7 +126,8 @@ def bench_stack(model: Path, rows_file: Path) -> dict[str, float]:
                         advantages=estimate.advantages,
                         correction_weights=estimate.correction_weights,
                         kl_coef=kl_coef,
-                    )
+                    ),
+                    config.algorithm,
                 )
                 marks.append(time.perf_counter())
                 if version:  # the first round warms up

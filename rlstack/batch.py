@@ -33,6 +33,8 @@ class TokenBatch:
     rollout_logprobs: float32 [B, T], nats, recorded by the engine.
     group_ids: int64 [B], equal for rollouts that share a prompt.
     rewards: float32 [B], reward units; NaN where a rollout could not be judged.
+    baseline_rewards: float32 [B], reward units, of the greedy response to each row's prompt, NaN
+    where it could not be judged; None where no algorithm asked for one.
     """
 
     token_ids: Tensor
@@ -41,6 +43,7 @@ class TokenBatch:
     rollout_logprobs: Tensor
     group_ids: Tensor
     rewards: Tensor
+    baseline_rewards: Tensor | None = None
 
     def __post_init__(self) -> None:
         num_rows, num_columns = self.token_ids.shape
@@ -51,6 +54,8 @@ class TokenBatch:
         _check(self, "rollout_logprobs", shape, torch.float32)
         _check(self, "group_ids", (num_rows,), torch.int64)
         _check(self, "rewards", (num_rows,), torch.float32)
+        if self.baseline_rewards is not None:
+            _check(self, "baseline_rewards", (num_rows,), torch.float32)
         if bool((self.loss_mask & ~self.attention_mask).any()):
             raise ValueError(f"{type(self).__name__}: loss_mask is True on padding")
 
@@ -152,7 +157,13 @@ def collate(groups: Sequence[Group], *, pad_token_id: int) -> TokenBatch:
         attention_mask[row, :length] = True
         loss_mask[row, start:length] = rollout.loss_mask
         logprobs[row, start:length] = np.where(rollout.loss_mask, rollout.logprobs, 0.0)
-    group_ids = np.repeat(np.arange(len(groups)), [len(g.rollouts) for g in groups])
+    sizes = [len(group.rollouts) for group in groups]
+    group_ids = np.repeat(np.arange(len(groups)), sizes)
+    baselines = [group.baseline for group in groups if group.baseline is not None]
+    baseline_rewards = None
+    if baselines:
+        per_group = [np.nan if score.value is None else score.value for score in baselines]
+        baseline_rewards = torch.tensor(np.repeat(per_group, sizes), dtype=torch.float32)
     return TokenBatch(
         token_ids=torch.from_numpy(token_ids),
         attention_mask=torch.from_numpy(attention_mask),
@@ -160,4 +171,5 @@ def collate(groups: Sequence[Group], *, pad_token_id: int) -> TokenBatch:
         rollout_logprobs=torch.from_numpy(logprobs),
         group_ids=torch.from_numpy(group_ids.astype(np.int64)),
         rewards=torch.from_numpy(np.concatenate([g.rewards for g in groups])),
+        baseline_rewards=baseline_rewards,
     )

@@ -9,7 +9,7 @@ devices, or which algorithm is configured.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ from rlstack.types import (
 
 EVALUATION_ROUND = 1_000_000
 """Seeds of evaluations start here, far from the sampling rounds of a training step."""
+BASELINE_ROUND = 2_000_000
+"""Greedy responses are given seeds too, on which nothing depends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,8 @@ class Controller:
         roles, algorithm = self.roles, self.config.algorithm
         metrics = await self._enter(Phase.GENERATE)
         groups = await self._collect_groups(step)
+        if self.config.algorithm.needs_baseline:
+            groups = await self._with_baselines(groups, step)
         metrics += rollout_metrics(
             groups, max_response_tokens=self.config.rollout.max_response_tokens
         )
@@ -110,7 +114,7 @@ class Controller:
                     correction_weights=estimate.correction_weights[rows],
                     kl_coef=self.kl_coef,
                 )
-                metrics += await roles.policy.update(minibatch)
+                metrics += await roles.policy.update(minibatch, self.config.algorithm)
         if algorithm.needs_reference:
             metrics += Metrics.of({"policy/kl_coef": self.kl_coef})
         self.kl_coef = next_kl_coef(
@@ -165,11 +169,7 @@ class Controller:
                     engines=self.roles.engines,
                     scorer=self.roles.scorer,
                     num_samples=config.rollout.num_samples,
-                    sampling=SamplingSettings(
-                        temperature=config.rollout.temperature,
-                        max_response_tokens=config.rollout.max_response_tokens,
-                        stop=config.rollout.stop,
-                    ),
+                    sampling=self._sampling(config.rollout.temperature),
                     seed=(config.seed, step, round_index),
                 )
             for group in groups:
@@ -179,6 +179,29 @@ class Controller:
                 break
         # Out of rounds: a batch of constant size is worth more than a few idle rows.
         return (kept + without_signal)[:wanted]
+
+    async def _with_baselines(self, groups: Sequence[Group], step: int) -> list[Group]:
+        """The groups, each with the score of the greedy response to its prompt."""
+        with self.timeline.span("baseline"):
+            greedy = await sample_groups(
+                [group.prompt for group in groups],
+                engines=self.roles.engines,
+                scorer=self.roles.scorer,
+                num_samples=1,
+                sampling=self._sampling(temperature=0.0),
+                seed=(self.config.seed, step, BASELINE_ROUND),
+            )
+        return [
+            replace(group, baseline=answer.scores[0])
+            for group, answer in zip(groups, greedy, strict=True)
+        ]
+
+    def _sampling(self, temperature: float) -> SamplingSettings:
+        return SamplingSettings(
+            temperature=temperature,
+            max_response_tokens=self.config.rollout.max_response_tokens,
+            stop=self.config.rollout.stop,
+        )
 
     async def _forward(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Old and reference logprobs; without a reference the old ones stand in, unused."""

@@ -115,6 +115,11 @@ def rollout_metrics(groups: Sequence[Group], *, max_response_tokens: int) -> Met
                 observe(f"reward/part/{name}", value)
             if score.value is not None:
                 observe(f"reward/source/{group.prompt.data_source}", score.value)
+        if group.baseline is not None:
+            num_errors += len(group.baseline.errors)
+            observe("reward/baseline_unjudged", group.baseline.value is None)
+            if group.baseline.value is not None:
+                observe("reward/baseline", group.baseline.value)
     metrics += Metrics(means=dict(means))
     if lengths:
         metrics += Metrics.of({"rollout/num_tokens": sum(lengths), "reward/errors": num_errors})

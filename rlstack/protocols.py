@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from rlstack.batch import PolicyBatch, TokenBatch
+from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.metrics import Metrics
 from rlstack.types import GenerationRequest, Phase, RewardRequest, Rollout, SamplingSettings, Score
 
@@ -49,8 +50,8 @@ class PolicyTrainer(Protocol):
         """Float32 [B, T], nats, at the sampling temperature; 0 where loss_mask is False."""
         ...
 
-    async def update(self, batch: PolicyBatch) -> Metrics:
-        """One optimizer step on the whole batch."""
+    async def update(self, batch: PolicyBatch, algorithm: AlgorithmConfig) -> Metrics:
+        """One optimizer step on the whole batch, with the loss of `algorithm`."""
         ...
 
     async def save(self, directory: Path) -> None:

@@ -163,6 +163,8 @@ class Group:
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
     scores: tuple[Score, ...]
+    baseline: Score | None = None
+    """Of the greedy response to the prompt, where the algorithm compares rollouts with it."""
 
     def __post_init__(self) -> None:
         if len(self.rollouts) != len(self.scores):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlstack.batch import PolicyBatch, TokenBatch
+from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.metrics import Metrics
 from rlstack.types import (
     FinishReason,
@@ -30,7 +31,7 @@ class Journal:
 
 @dataclass
 class FakeEngines:
-    """Answers with the seed's parity as text, last request first."""
+    """Answers with the seed's parity as text, greedily with 1, last request first."""
 
     journal: Journal
     version: int = -1
@@ -38,7 +39,8 @@ class FakeEngines:
     async def generate(
         self, requests: Sequence[GenerationRequest], sampling: SamplingSettings
     ) -> AsyncIterator[tuple[int, Rollout]]:
-        self.journal.events.append(f"generate {len(requests)}")
+        greedy = sampling.temperature == 0
+        self.journal.events.append(f"generate {len(requests)}" + " greedily" * greedy)
         for request in reversed(requests):
             length = 1 + request.seed % 3
             yield (
@@ -46,7 +48,7 @@ class FakeEngines:
                 Rollout(
                     prompt=request.prompt,
                     sample_index=request.sample_index,
-                    text=str(request.seed % 2),
+                    text="1" if greedy else str(request.seed % 2),
                     response_ids=np.full(length, 5, dtype=np.int64),
                     logprobs=np.full(length, -1.0, dtype=np.float32),
                     loss_mask=np.ones(length, dtype=np.bool_),
@@ -76,7 +78,7 @@ class FakePolicy:
         self.journal.events.append("logprobs")
         return torch.where(batch.loss_mask, -1.0, 0.0)
 
-    async def update(self, batch: PolicyBatch) -> Metrics:
+    async def update(self, batch: PolicyBatch, algorithm: AlgorithmConfig) -> Metrics:
         self.journal.events.append(f"update {batch.num_rows}")
         self.batches.append(batch)
         return Metrics.of({"policy/loss": 1.0, "policy/ref_kl": self.ref_kl})

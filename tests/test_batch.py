@@ -57,6 +57,20 @@ def test_collate_pads_right_and_masks_what_the_policy_did_not_write() -> None:
     assert batch.lengths.tolist() == [5, 2, 3]
     assert batch.group_ids.tolist() == [0, 1, 1]
     assert batch.rewards.isnan().tolist() == [False, True, False]
+    assert batch.baseline_rewards is None
+
+
+def test_every_row_has_the_baseline_of_its_group() -> None:
+    first = dataclasses.replace(group([1], [[3], [4]], [1.0, 0.0]), baseline=Score(value=0.5))
+    second = dataclasses.replace(group([2], [[3]], [1.0]), baseline=Score(value=None))
+    batch = collate([first, second], pad_token_id=0)
+    assert batch.baseline_rewards is not None
+    assert batch.baseline_rewards.dtype == torch.float32
+    assert batch.baseline_rewards[:2].tolist() == [0.5, 0.5]
+    assert batch.baseline_rewards.isnan().tolist() == [False, False, True]
+    chosen = batch.select(torch.tensor([2, 0])).baseline_rewards
+    assert chosen is not None
+    assert chosen.isnan().tolist() == [True, False]
 
 
 def test_collate_needs_a_rollout() -> None:

@@ -198,3 +198,41 @@ def test_evaluation_samples_every_prompt_of_the_current_policy(tmp_path: Path) -
     result: StepResult = run(controller.evaluate(prompts))
     assert journal.events == ["generate v0", "generate 15"]
     assert 0 <= result.metrics.values()["eval/pass@1"] <= 1
+
+
+def test_remax_scores_a_greedy_response_to_every_prompt_and_trains_on_none(tmp_path: Path) -> None:
+    controller, journal, policy = make_controller(
+        tmp_path, "algorithm=remax", "rollout.num_samples=2", dull=1
+    )
+    result: StepResult = run(controller.step(1))
+    assert journal.events[:4] == ["generate v0", "generate 8", "generate 4 greedily", "train v0"]
+    assert "update 8" in journal.events
+    baselines = [group.baseline.value for group in result.groups if group.baseline]
+    assert baselines == [0.0, 1.0, 1.0, 1.0]  # the first prompt is dull
+    assert result.metrics.values()["reward/baseline"] == 0.75
+    (batch,) = policy.batches
+    assert batch.baseline_rewards is not None
+    expected = batch.rewards - batch.baseline_rewards
+    for row in range(batch.num_rows):
+        assert (batch.advantages[row][batch.loss_mask[row]] == expected[row]).all()
+    assert expected.min() < 0
+
+
+def test_remax_needs_one_rollout_a_prompt(tmp_path: Path) -> None:
+    controller, journal, policy = make_controller(
+        tmp_path, "algorithm=remax", "rollout.num_samples=1"
+    )
+    run(controller.step(1))
+    assert journal.events[1:3] == ["generate 4", "generate 4 greedily"]
+    (batch,) = policy.batches
+    assert batch.num_rows == 4
+    assert batch.advantages.any()
+
+
+def test_no_other_algorithm_asks_for_greedy_responses(tmp_path: Path) -> None:
+    controller, journal, policy = make_controller(tmp_path, "algorithm=opo")
+    result: StepResult = run(controller.step(1))
+    assert journal.events[:3] == ["generate v0", "generate 16", "train v0"]
+    assert all(group.baseline is None for group in result.groups)
+    assert policy.batches[0].baseline_rewards is None
+    assert "reward/baseline" not in result.metrics.values()

@@ -1,5 +1,6 @@
 """pass@k and majority voting against enumeration."""
 
+import dataclasses
 from itertools import combinations, pairwise, product
 
 import numpy as np
@@ -130,6 +131,20 @@ def test_rollout_metrics() -> None:
     assert values["rollout/length_share"] == pytest.approx(5 / 8)
     assert values["reward/part/exact"] == 0.75
     assert values["reward/source/a"] == 0.75
+
+
+def test_the_greedy_baseline_is_counted_apart() -> None:
+    first = group([1.0, 1.0], source="s", lengths=[1, 1])
+    second = group([0.0, 1.0], source="s", lengths=[1, 1])
+    groups = [
+        dataclasses.replace(first, baseline=Score(value=0.5)),
+        dataclasses.replace(second, baseline=Score(value=None, errors=("late",))),
+    ]
+    values = rollout_metrics(groups, max_response_tokens=8).values()
+    assert values["reward/baseline"] == 0.5
+    assert values["reward/baseline_unjudged"] == 0.5
+    assert values["reward/errors"] == 1
+    assert values["reward/source/s"] == 0.75
 
 
 def test_tokens_and_errors_are_counted() -> None:

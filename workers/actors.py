@@ -22,19 +22,10 @@ from workers.specs import Completion, EngineSpec, EngineState, SendReport, Token
 class PolicyActor:
     """`workers.policy.PolicyRank` as an actor."""
 
-    def __init__(
-        self,
-        spec: TrainerSpec,
-        *,
-        rank: int,
-        algorithm: AlgorithmConfig | None,
-        max_response_tokens: int,
-    ) -> None:
+    def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
         from workers.policy import PolicyRank
 
-        self.rank = PolicyRank(
-            spec, rank=rank, algorithm=algorithm, max_response_tokens=max_response_tokens
-        )
+        self.rank = PolicyRank(spec, rank=rank)
 
     def visible_device(self) -> str:
         return self.rank.visible_device()
@@ -48,8 +39,8 @@ class PolicyActor:
     def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         return self.rank.logprobs(batch)
 
-    def update(self, batch: PolicyBatch) -> Metrics:
-        return self.rank.update(batch)
+    def update(self, batch: PolicyBatch, algorithm: AlgorithmConfig) -> Metrics:
+        return self.rank.update(batch, algorithm)
 
     def update_supervised(self, batch: SFTBatch) -> Metrics:
         return self.rank.update_supervised(batch)

@@ -10,6 +10,7 @@ from ray.actor import ActorHandle
 from torch import Tensor
 
 from rlstack.batch import PolicyBatch, SFTBatch, TokenBatch
+from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.metrics import Metrics, merge
 from rlstack.planning.phases import Transport
 from workers.specs import SendReport
@@ -31,10 +32,11 @@ class PolicyGroup:
         shared = ray.put(batch)
         return await _scatter(batch, [rank.logprobs.remote(shared) for rank in self.ranks])
 
-    async def update(self, batch: PolicyBatch) -> Metrics:
+    async def update(self, batch: PolicyBatch, algorithm: AlgorithmConfig) -> Metrics:
         """See `rlstack.protocols.PolicyTrainer`."""
         shared = ray.put(batch)
-        return merge(await asyncio.gather(*(rank.update.remote(shared) for rank in self.ranks)))
+        calls = [rank.update.remote(shared, algorithm) for rank in self.ranks]
+        return merge(await asyncio.gather(*calls))
 
     async def update_supervised(self, batch: SFTBatch) -> Metrics:
         """One optimizer step on demonstrations."""

@@ -14,7 +14,6 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.config.model import ModelConfig
 from rlstack.config.placement import PlacementConfig
 from rlstack.config.rollout import RolloutConfig
@@ -42,7 +41,7 @@ class LaunchSpec:
     seed: int
     trainer: TrainerConfig | None = None
     total_updates: int = 1
-    algorithm: AlgorithmConfig | None = None
+    reference: bool = False
     rollout: RolloutConfig | None = None
     max_prompt_tokens: int = 0
     max_response_tokens: int = 0
@@ -114,7 +113,7 @@ def _bundles(spec: LaunchSpec, *, device: str) -> list[dict[str, float]]:
     placement = spec.placement
     cpus = placement.cpus_per_worker
     gpu = {"GPU": 1.0} if device == "gpu" else {}
-    roles_per_rank = 2 if _has_reference(spec) else 1
+    roles_per_rank = 2 if spec.reference else 1
     bundles: list[dict[str, float]] = []
     if spec.trainer is not None:
         bundles += [{"CPU": cpus * roles_per_rank, **gpu}] * placement.trainer_ranks
@@ -124,10 +123,6 @@ def _bundles(spec: LaunchSpec, *, device: str) -> list[dict[str, float]]:
         gpus = {"GPU": float(width)} if own else {}
         bundles += [{"CPU": cpus * width, **gpus}] * placement.num_engines
     return bundles
-
-
-def _has_reference(spec: LaunchSpec) -> bool:
-    return spec.algorithm is not None and spec.algorithm.needs_reference
 
 
 class _Launcher:
@@ -179,7 +174,7 @@ class _Launcher:
                 f"{PLACEMENT_TIMEOUT_S:.0f} s; is it busy with another job?"
             ) from None
         policy = PolicyGroup(self._policy_actors()) if spec.trainer else None
-        reference = ReferenceGroup(self._reference_actors()) if _has_reference(spec) else None
+        reference = ReferenceGroup(self._reference_actors()) if spec.reference else None
         engines = None
         starting = [group.start() for group in (policy, reference) if group is not None]
         if self.time_shared and policy is not None:
@@ -249,12 +244,7 @@ class _Launcher:
                 scheduling_strategy=self._strategy(rank),
                 runtime_env={"env_vars": trainer_environment(trainer)},
             )
-            .remote(
-                trainer,
-                rank=rank,
-                algorithm=spec.algorithm,
-                max_response_tokens=spec.max_response_tokens,
-            )
+            .remote(trainer, rank=rank)
             for rank in range(trainer.num_ranks)
         ]
         self.actors += actors

@@ -10,24 +10,11 @@ from rlstack.batch import PolicyBatch, SFTBatch, TokenBatch
 from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.metrics import Metrics
 from workers.model import pack, token_logprobs
-from workers.specs import TrainerSpec
 from workers.trainer import TrainerRank
 
 
 class PolicyRank(TrainerRank):
     """One process of the policy trainer."""
-
-    def __init__(
-        self,
-        spec: TrainerSpec,
-        *,
-        rank: int,
-        algorithm: AlgorithmConfig | None,
-        max_response_tokens: int,
-    ) -> None:
-        super().__init__(spec, rank=rank)
-        self.algorithm = algorithm
-        self.max_response_tokens = max_response_tokens
 
     def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """This rank's row indices (int64 [N]) and their logprobs (float32 [N, T])."""
@@ -40,21 +27,13 @@ class PolicyRank(TrainerRank):
             device=self.device,
         )
 
-    def update(self, batch: PolicyBatch) -> Metrics:
+    def update(self, batch: PolicyBatch, algorithm: AlgorithmConfig) -> Metrics:
         """One optimizer step on `batch`, of which this rank takes its share."""
-        algorithm = self.algorithm
-        assert algorithm is not None, "a trainer without an algorithm cannot take policy steps"
 
         def loss_of(rows: Sequence[int]) -> tuple[Tensor, Metrics]:
             own = batch.select(torch.tensor(rows))
             logprobs, entropy = self._token_values(own, entropy_gradient=algorithm.entropy_coef > 0)
-            return policy_loss(
-                own.to(self.device),
-                logprobs,
-                entropy,
-                config=algorithm,
-                max_response_tokens=self.max_response_tokens,
-            )
+            return policy_loss(own.to(self.device), logprobs, entropy, config=algorithm)
 
         return self.optimize(self.own_microbatches(batch.lengths), loss_of)
 

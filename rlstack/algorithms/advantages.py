@@ -20,8 +20,8 @@ class GroupStatistics:
     """Of every rollout's group, all [B].
 
     comparable: bool, judged and not alone in its group. counts: judged rollouts of the group.
-    deviations: reward minus the group's mean; exactly 0 where the group's rewards are all equal,
-    and where not comparable.
+    deviations: reward minus the group's (weighted) mean; exactly 0 where the group's rewards are
+    all equal, and where not comparable.
     """
 
     comparable: Tensor
@@ -29,8 +29,13 @@ class GroupStatistics:
     deviations: Tensor
 
 
-def group_statistics(rewards: Tensor, group_ids: Tensor) -> GroupStatistics:
-    """Counts and deviations over the judged rollouts of each group."""
+def group_statistics(
+    rewards: Tensor, group_ids: Tensor, weights: Tensor | None = None
+) -> GroupStatistics:
+    """Counts and deviations over the judged rollouts of each group.
+
+    weights: [B], at least 0, what each rollout counts for in its group's mean; None: 1 each.
+    """
     judged = ~rewards.isnan()
     num_groups = int(group_ids.max()) + 1
     sums = rewards.new_zeros(num_groups)
@@ -39,7 +44,13 @@ def group_statistics(rewards: Tensor, group_ids: Tensor) -> GroupStatistics:
     candidates = torch.where(judged, rewards, torch.inf)
     smallest = torch.full_like(sums, torch.inf).scatter_reduce(0, group_ids, candidates, "amin")
     shifted = torch.where(judged, rewards - smallest[group_ids], 0.0)
-    means = sums.index_add(0, group_ids, shifted) / counts.clamp(min=1)
+    if weights is None:
+        means = sums.index_add(0, group_ids, shifted) / counts.clamp(min=1)
+    else:
+        weights = torch.where(judged, weights.to(rewards.dtype), 0.0)
+        totals = sums.index_add(0, group_ids, weights)
+        weighted = sums.index_add(0, group_ids, weights * shifted)
+        means = torch.where(totals > 0, weighted / totals, 0.0)
     comparable = judged & (counts[group_ids] > 1)
     return GroupStatistics(
         comparable=comparable,
@@ -71,6 +82,49 @@ def rloo(rewards: Tensor, group_ids: Tensor) -> Tensor:
     return group.deviations * group.counts / (group.counts - 1).clamp(min=1)
 
 
+def opo(rewards: Tensor, group_ids: Tensor, lengths: Tensor) -> Tensor:
+    """Reward minus the group's length-weighted mean reward, [B] (OPO, arXiv 2505.23585).
+
+    sum_j l_j R_j / sum_j l_j is the baseline of least gradient variance where every token's
+    gradient has the same expected square. lengths: [B], loss tokens of each rollout.
+    """
+    return group_statistics(rewards, group_ids, lengths).deviations
+
+
+def gpg(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    """Reward minus group mean, times B / (B - M), [B] (GPG, arXiv 2504.02546).
+
+    M of the B judged rollouts stand in groups without signal: all rewards equal, or one rollout.
+    The factor keeps those from diluting the gradient of the others.
+    """
+    deviations = group_statistics(rewards, group_ids).deviations
+    largest = rewards.new_zeros(int(group_ids.max()) + 1)
+    largest = largest.scatter_reduce(0, group_ids, deviations.abs(), "amax")
+    judged = ~rewards.isnan()
+    with_signal = judged & (largest[group_ids] > 0)
+    return deviations * judged.sum() / with_signal.sum().clamp(min=1)
+
+
+def maxrl(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    """Reward minus group mean over group mean, [B] (MaxRL, arXiv 2602.02710).
+
+    With rewards of 0 and 1 its expectation is the gradient of the log of a prompt's success rate
+    rather than of the rate itself, so hard prompts weigh more. 0 where the mean is not positive.
+    """
+    deviations = group_statistics(rewards, group_ids).deviations
+    means = torch.where(deviations == 0, 0.0, rewards - deviations)
+    return torch.where(means > 0, deviations / means, 0.0)
+
+
+def remax(rewards: Tensor, baseline_rewards: Tensor) -> Tensor:
+    """Reward minus that of the greedy response to the same prompt, [B] (ReMax, arXiv 2310.10505).
+
+    baseline_rewards: [B], reward units; NaN where the greedy response could not be judged: 0.
+    """
+    advantages = rewards - baseline_rewards
+    return torch.where(advantages.isnan(), 0.0, advantages)
+
+
 def reinforce_plus_plus(
     rewards: Tensor,
     group_ids: Tensor,
@@ -99,13 +153,18 @@ def reinforce_plus_plus(
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
     """Zero mean and unit (unbiased) std over all masked entries; 0 elsewhere, and if all equal."""
-    chosen = values[mask]
+    chosen = values.masked_select(mask)
     if chosen.numel() < 2:
         return torch.zeros_like(values)
-    smallest = chosen.min()
-    # From the smallest value on, so that equal values leave no rounding error to be magnified.
-    centred = (values - smallest) - (chosen - smallest).mean()
-    return torch.where(mask, centred * (chosen.var() + WHITENING_EPSILON).rsqrt(), 0.0)
+    # From the smallest value on and in units of the range: equal values leave no rounding error to
+    # be magnified, values far from 0 keep their differences, the squares of huge ones are finite.
+    smallest, largest = chosen.aminmax()
+    spread = torch.where(largest > smallest, largest - smallest, 1.0)
+    chosen = chosen.sub_(smallest).div_(spread)
+    centre = chosen.mean() * spread
+    scale = (chosen.var() + WHITENING_EPSILON / spread.square()).rsqrt() / spread
+    # In place, on memory of its own: a temporary costs more than what is computed in it.
+    return (values - smallest).sub_(centre).mul_(scale).masked_fill_(~mask, 0.0)
 
 
 def per_token(advantages: Tensor, loss_mask: Tensor) -> Tensor:

@@ -21,14 +21,18 @@ from rlstack.config.algorithm import (
     DrGRPOAdvantage,
     FixedLength,
     GMPOLoss,
+    GPGAdvantage,
     GRPOAdvantage,
     GSPOLoss,
     MaskedCorrection,
+    MaxRLAdvantage,
     NoCorrection,
+    OPOAdvantage,
     PolicyGradientLoss,
     PPOClipLoss,
     ReinforcePlusPlusAdvantage,
     RejectedCorrection,
+    ReMaxAdvantage,
     RLOOAdvantage,
     SAPOLoss,
     SecondMomentCorrection,
@@ -94,6 +98,15 @@ def _advantages(batch: TokenBatch, penalty: Tensor | None, config: AlgorithmConf
             per_rollout = advantages.dr_grpo(rewards, groups)
         case RLOOAdvantage():
             per_rollout = advantages.rloo(rewards, groups)
+        case OPOAdvantage():
+            per_rollout = advantages.opo(rewards, groups, mask.sum(dim=1))
+        case GPGAdvantage():
+            per_rollout = advantages.gpg(rewards, groups)
+        case MaxRLAdvantage():
+            per_rollout = advantages.maxrl(rewards, groups)
+        case ReMaxAdvantage():
+            assert batch.baseline_rewards is not None
+            per_rollout = advantages.remax(rewards, batch.baseline_rewards)
     return advantages.per_token(per_rollout, mask)
 
 
@@ -121,7 +134,6 @@ def policy_loss(
     entropy: Tensor,
     *,
     config: AlgorithmConfig,
-    max_response_tokens: int,
 ) -> tuple[Tensor, Metrics]:
     """The loss of the rows of `batch`: their share of the loss of the whole optimizer step.
 
@@ -133,7 +145,7 @@ def policy_loss(
     divergence = _divergence(batch, logprobs, config) if config.needs_reference else None
     if divergence is not None and config.kl.placement == "loss":
         per_token = per_token + batch.kl_coef * divergence
-    loss = _reduce(per_token, batch, config, max_response_tokens)
+    loss = _reduce(per_token, batch, config)
     if config.entropy_coef > 0:
         bonus = reductions.token_mean(
             entropy, batch.loss_mask, num_loss_tokens=batch.num_loss_tokens
@@ -189,9 +201,7 @@ def next_kl_coef(
     )
 
 
-def _reduce(
-    per_token: Tensor, batch: PolicyBatch, config: AlgorithmConfig, max_response_tokens: int
-) -> Tensor:
+def _reduce(per_token: Tensor, batch: PolicyBatch, config: AlgorithmConfig) -> Tensor:
     mask = batch.loss_mask
     match config.reduction:
         case TokenMean():
@@ -203,5 +213,5 @@ def _reduce(
                 per_token,
                 mask,
                 num_rollouts=batch.num_rollouts,
-                length=length or max_response_tokens,
+                length=length,
             )

@@ -72,7 +72,10 @@ def of_rewards(batch: TokenBatch) -> Metrics:
     metrics = Metrics.mean("reward/unjudged", float((~judged).sum()), batch.num_rows)
     if len(rewards) == 0:
         return metrics
-    signal = advantages.dr_grpo(batch.rewards, batch.group_ids) != 0
+    if batch.baseline_rewards is None:
+        signal = advantages.dr_grpo(batch.rewards, batch.group_ids) != 0
+    else:
+        signal = advantages.remax(batch.rewards, batch.baseline_rewards) != 0
     num_groups = len(batch.group_ids.unique())
     with_signal = len(batch.group_ids[signal].unique())
     metrics += Metrics.of({"reward/std": float(rewards.std(correction=0))})

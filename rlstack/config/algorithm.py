@@ -32,8 +32,39 @@ class ReinforcePlusPlusAdvantage(Frozen):
     group_baseline: bool
 
 
+class ReMaxAdvantage(Frozen):
+    """Reward minus the reward of the greedy response to the same prompt."""
+
+    name: Literal["remax"]
+
+
+class OPOAdvantage(Frozen):
+    """Reward minus the length-weighted mean reward of the group."""
+
+    name: Literal["opo"]
+
+
+class GPGAdvantage(Frozen):
+    """Reward minus the group mean, scaled up for the groups without signal."""
+
+    name: Literal["gpg"]
+
+
+class MaxRLAdvantage(Frozen):
+    """Reward minus the group mean, over the group mean; for rewards that are never negative."""
+
+    name: Literal["maxrl"]
+
+
 AdvantageConfig = Annotated[
-    GRPOAdvantage | DrGRPOAdvantage | RLOOAdvantage | ReinforcePlusPlusAdvantage,
+    GRPOAdvantage
+    | DrGRPOAdvantage
+    | RLOOAdvantage
+    | ReinforcePlusPlusAdvantage
+    | ReMaxAdvantage
+    | OPOAdvantage
+    | GPGAdvantage
+    | MaxRLAdvantage,
     Field(discriminator="name"),
 ]
 
@@ -167,10 +198,10 @@ class SequenceMean(Frozen):
 
 
 class FixedLength(Frozen):
-    """Token sums over rollouts times a constant (Dr.GRPO); null: rollout.max_response_tokens."""
+    """Token sums over rollouts times a constant (Dr.GRPO); by default the longest response."""
 
     name: Literal["fixed_length"]
-    length: int | None = Field(gt=0)
+    length: int = Field(gt=0)
 
 
 ReductionConfig = Annotated[TokenMean | SequenceMean | FixedLength, Field(discriminator="name")]
@@ -200,3 +231,8 @@ class AlgorithmConfig(Frozen):
     def needs_reference(self) -> bool:
         """Whether anything reads reference logprobs."""
         return self.kl.coef > 0
+
+    @property
+    def needs_baseline(self) -> bool:
+        """Whether rewards are compared with that of a greedy response to each prompt."""
+        return isinstance(self.advantage, ReMaxAdvantage)

@@ -7,6 +7,7 @@ from rlstack.config.algorithm import (
     MaskedCorrection,
     ReinforcePlusPlusAdvantage,
     RejectedCorrection,
+    ReMaxAdvantage,
 )
 from rlstack.config.base import Frozen, Problem, RunSchema
 from rlstack.config.data import DataConfig
@@ -162,18 +163,28 @@ def _batch_problems(config: RLConfig) -> list[Problem]:
 
 def _group_problems(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> list[Problem]:
     """What compares the rollouts of a prompt needs two of them."""
-    if rollout.num_samples > 1:
-        return []
     chosen = algorithm.advantage
     found: list[Problem] = []
-    if not isinstance(chosen, ReinforcePlusPlusAdvantage) or chosen.group_baseline:
+    if isinstance(chosen, ReinforcePlusPlusAdvantage):
+        compares = chosen.group_baseline
+    else:
+        compares = not isinstance(chosen, ReMaxAdvantage)
+    if compares and rollout.num_samples == 1:
         text = (
             f"advantage {chosen.name} compares the rollouts of a prompt and needs at least 2, got "
-            f"{rollout.num_samples}; raise it or use algorithm=reinforce_plus_plus without "
-            "group_baseline"
+            f"{rollout.num_samples}; raise it or use algorithm=remax, or "
+            "algorithm=reinforce_plus_plus without group_baseline"
         )
         found.append(Problem(("rollout.num_samples", "algorithm.advantage"), text))
-    if algorithm.dynamic_sampling.enabled:
+    if not algorithm.dynamic_sampling.enabled:
+        return found
+    if isinstance(chosen, ReMaxAdvantage):
+        text = (
+            "drops every group whose rewards are all equal, from which remax learns where the "
+            "greedy response differs; set it to false"
+        )
+        found.append(Problem(("algorithm.dynamic_sampling.enabled", "algorithm.advantage"), text))
+    elif rollout.num_samples == 1:
         text = (
             "drops every group whose rewards are all equal, as those of one rollout are; raise "
             "rollout.num_samples or set it to false"

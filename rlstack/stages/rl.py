@@ -226,7 +226,7 @@ def launch_spec(config: RLConfig) -> LaunchSpec:
         seed=config.seed,
         trainer=config.trainer,
         total_updates=config.total_steps * algorithm.epochs * algorithm.updates_per_epoch,
-        algorithm=algorithm,
+        reference=algorithm.needs_reference,
         rollout=config.rollout,
         max_prompt_tokens=config.data.max_prompt_tokens,
         max_response_tokens=longest,

@@ -44,6 +44,9 @@ def token_batch(seed: int = 0) -> TokenBatch:
 
 def policy_batch(config: AlgorithmConfig, seed: int = 0) -> PolicyBatch:
     batch = token_batch(seed)
+    if config.needs_baseline:
+        baselines = torch.tensor([0.25] * 4 + [1.0] * 4)
+        batch = dataclasses.replace(batch, baseline_rewards=baselines)
     noise = torch.Generator().manual_seed(seed + 1)
 
     def near(values: torch.Tensor) -> torch.Tensor:
@@ -73,6 +76,11 @@ VARIANTS = [
     ["algorithm=rloo", "algorithm.kl.coef=0.1", "algorithm.kl.placement=reward"],
     ["algorithm=reinforce_plus_plus", "algorithm.kl.coef=0.1", "algorithm.kl.placement=reward",
      "algorithm.kl.estimator=k1"],
+    ["algorithm=reinforce_plus_plus_baseline"],
+    ["algorithm=remax"],
+    ["algorithm=opo"],
+    ["algorithm/advantage=gpg"],
+    ["algorithm/advantage=maxrl"],
     ["algorithm=dapo", "algorithm.entropy_coef=0.01"],
     ["algorithm.kl.coef=0.2", "algorithm.kl.estimator=k2", "algorithm.policy_loss.dual_clip=1.5"],
     ["algorithm.reduction={name: sequence_mean}", "algorithm.correction.level=sequence"],
@@ -98,9 +106,7 @@ def test_parts_add_up_to_the_whole(overrides: list[str], num_parts: int) -> None
     entropy = torch.where(batch.loss_mask, 1.0 + logprobs.square(), 0.0)
 
     def loss(rows: torch.Tensor) -> Any:
-        return policy_loss(
-            batch.select(rows), logprobs[rows], entropy[rows], config=config, max_response_tokens=5
-        )
+        return policy_loss(batch.select(rows), logprobs[rows], entropy[rows], config=config)
 
     whole, whole_metrics = loss(torch.arange(ROWS))
     (expected,) = torch.autograd.grad(whole, logprobs, retain_graph=True)
@@ -118,9 +124,7 @@ def test_grpo_loss_equals_a_plain_loop() -> None:
     config = algorithm("algorithm.kl.coef=0.2")
     batch = policy_batch(config)
     logprobs = batch.old_logprobs + 0.15 * batch.loss_mask
-    loss, metrics = policy_loss(
-        batch, logprobs, torch.zeros_like(logprobs), config=config, max_response_tokens=5
-    )
+    loss, metrics = policy_loss(batch, logprobs, torch.zeros_like(logprobs), config=config)
     total, count = 0.0, 0
     for row in range(ROWS):
         for column in range(COLUMNS):
@@ -167,9 +171,7 @@ def test_the_configured_loss_is_the_one_that_is_used(
     mask, columns = batch.loss_mask, torch.arange(COLUMNS)
     batch = dataclasses.replace(batch, advantages=torch.where(mask, columns.cos(), 0.0))
     logprobs = (batch.old_logprobs + 0.5 * columns.sin() * mask).requires_grad_()
-    loss, _ = policy_loss(
-        batch, logprobs, torch.zeros_like(logprobs), config=config, max_response_tokens=5
-    )
+    loss, _ = policy_loss(batch, logprobs, torch.zeros_like(logprobs), config=config)
     direct = expected(logprobs, batch.old_logprobs, batch.advantages, mask).loss.sum() / mask.sum()
     torch.testing.assert_close(loss, direct)
     gradients = [torch.autograd.grad(value, logprobs)[0] for value in (loss, direct)]
@@ -187,7 +189,6 @@ def test_the_kl_coefficient_of_the_batch_weighs_the_kl_term() -> None:
             logprobs,
             torch.zeros_like(logprobs),
             config=config,
-            max_response_tokens=5,
         )
         return value.item(), metrics.values()["policy/ref_kl"]
 
@@ -242,9 +243,7 @@ def test_ratio_extremes_are_those_of_loss_tokens() -> None:
     config = algorithm()
     batch = policy_batch(config)
     logprobs = batch.old_logprobs + 0.15 * batch.loss_mask
-    _, metrics = policy_loss(
-        batch, logprobs, torch.zeros_like(logprobs), config=config, max_response_tokens=5
-    )
+    _, metrics = policy_loss(batch, logprobs, torch.zeros_like(logprobs), config=config)
     ratio = math.exp(0.15)
     assert metrics.values()["policy/ratio_max"] == pytest.approx(ratio)
     assert metrics.values()["policy/ratio_min"] == pytest.approx(ratio)  # not the 1 of padding
@@ -255,7 +254,7 @@ def test_rows_without_loss_tokens_have_no_ratio_extremes() -> None:
     batch = policy_batch(config)
     empty = dataclasses.replace(batch, loss_mask=torch.zeros_like(batch.loss_mask))
     zeros = torch.zeros_like(batch.old_logprobs)
-    loss, metrics = policy_loss(empty, zeros, zeros, config=config, max_response_tokens=5)
+    loss, metrics = policy_loss(empty, zeros, zeros, config=config)
     assert loss.item() == 0
     assert "policy/ratio_max" not in metrics.values()
 
@@ -283,3 +282,38 @@ def test_kl_in_the_reward_lowers_the_advantage_of_what_drifted() -> None:
     first = estimate.advantages[0][batch.loss_mask[0]]
     others = estimate.advantages[1:4][batch.loss_mask[1:4]]
     assert float(first.max()) < float(others.min())
+
+
+def test_remax_compares_with_the_greedy_response_alone() -> None:
+    baselines = torch.tensor([0.0] * 4 + [1.0, 1.0, 1.0, float("nan")])
+    batch = dataclasses.replace(token_batch(), baseline_rewards=baselines)
+    zeros = torch.zeros_like(batch.rollout_logprobs)
+    estimate = estimate_advantages(
+        batch,
+        zeros,
+        zeros,
+        config=algorithm("algorithm=remax", "rollout.num_samples=1"),
+        kl_coef=0.05,
+    )
+    per_rollout = estimate.advantages.sum(dim=1) / batch.loss_mask.sum(dim=1)
+    expected = torch.tensor([1.0, 0.0, 0.5, 0.0, 0.0, 0.0, -1.0, 0.0])
+    torch.testing.assert_close(per_rollout, expected)
+    assert estimate.metrics.values()["reward/groups_without_signal"] == 0
+    alone = dataclasses.replace(batch, group_ids=torch.arange(ROWS))
+    estimate = estimate_advantages(
+        alone, zeros, zeros, config=algorithm("algorithm=remax"), kl_coef=0.05
+    )
+    assert estimate.metrics.values()["reward/groups_without_signal"] == 5 / 8
+
+
+def test_opo_weighs_by_loss_tokens_not_by_columns() -> None:
+    batch = token_batch()
+    zeros = torch.zeros_like(batch.rollout_logprobs)
+    estimate = estimate_advantages(
+        batch, zeros, zeros, config=algorithm("algorithm=opo"), kl_coef=0.0
+    )
+    lengths, rewards = batch.loss_mask[:4].sum(dim=1), batch.rewards[:4]
+    expected = rewards - (lengths * rewards).sum() / lengths.sum()
+    found = estimate.advantages[:4].sum(dim=1) / lengths
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(expected, rewards - rewards.mean())

@@ -21,7 +21,7 @@ from tests.config.test_load import CONF, rl_values
 ALGORITHMS = sorted(path.stem for path in Path(CONF / "algorithm").glob("*.yaml"))
 VOCABULARY, LENGTH, PROMPTS, SAMPLES = 8, 4, 4, 16
 STEPS, UPDATES, LEARNING_RATE = 60, 2, 0.1
-NEARLY_OPTIMAL = 0.95
+NEARLY_OPTIMAL = 0.9  # a KL in the reward costs a little of it
 """Chance gives an eighth."""
 
 
@@ -32,7 +32,9 @@ def logprobs_of(table: Tensor, token_ids: Tensor) -> Tensor:
     return torch.nn.functional.pad(chosen, (1, 0))
 
 
-def rollouts(table: Tensor, targets: Tensor, generator: torch.Generator) -> TokenBatch:
+def rollouts(
+    table: Tensor, targets: Tensor, generator: torch.Generator, *, greedy_baseline: bool
+) -> TokenBatch:
     """Responses of an engine whose logits differ a little from the trainer's."""
     engine = table + 0.02 * torch.randn(table.shape, generator=generator)
     words = engine.softmax(-1).repeat_interleave(SAMPLES, dim=0).flatten(0, 1)
@@ -41,6 +43,7 @@ def rollouts(table: Tensor, targets: Tensor, generator: torch.Generator) -> Toke
     right = responses == targets.repeat_interleave(SAMPLES, dim=0)
     loss_mask = torch.ones_like(token_ids, dtype=torch.bool)
     loss_mask[:, 0] = False
+    greedy = (engine.argmax(-1) == targets).float().mean(dim=1).repeat_interleave(SAMPLES)
     return TokenBatch(
         token_ids=token_ids,
         attention_mask=torch.ones_like(loss_mask),
@@ -48,6 +51,7 @@ def rollouts(table: Tensor, targets: Tensor, generator: torch.Generator) -> Toke
         rollout_logprobs=logprobs_of(engine, token_ids),
         group_ids=torch.arange(PROMPTS).repeat_interleave(SAMPLES),
         rewards=right.float().mean(dim=1),
+        baseline_rewards=greedy if greedy_baseline else None,
     )
 
 
@@ -60,7 +64,7 @@ def train(config: AlgorithmConfig, *, sign: float) -> float:
     reference = torch.zeros_like(table)
     for _ in range(STEPS):
         with torch.no_grad():
-            batch = rollouts(table, targets, generator)
+            batch = rollouts(table, targets, generator, greedy_baseline=config.needs_baseline)
             old = logprobs_of(table, batch.token_ids)
             ref = logprobs_of(reference, batch.token_ids)
             estimate = estimate_advantages(batch, old, ref, config=config, kl_coef=config.kl.coef)
@@ -74,9 +78,7 @@ def train(config: AlgorithmConfig, *, sign: float) -> float:
         )
         for _ in range(UPDATES):
             logprobs = logprobs_of(table, batch.token_ids)
-            loss, _ = policy_loss(
-                whole, logprobs, -logprobs.detach(), config=config, max_response_tokens=LENGTH
-            )
+            loss, _ = policy_loss(whole, logprobs, -logprobs.detach(), config=config)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -76,6 +76,34 @@ def test_the_clip_of_dapo_is_higher_and_can_be_overridden() -> None:
     assert clip_high("algorithm.policy_loss.clip_high=0.3") == 0.3
 
 
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (CONF / "algorithm" / "advantage").glob("*.yaml"))
+)
+def test_every_advantage_parses_and_says_whether_it_needs_a_group(name: str) -> None:
+    override = f"algorithm/advantage={name}"
+    assert parse(RLConfig, rl_values(override)).algorithm.advantage.name == name
+    alone = rl_values(override, "rollout.num_samples=1")
+    if name in ("remax", "reinforce_plus_plus"):
+        assert parse(RLConfig, alone)
+    else:
+        assert f"rollout.num_samples: advantage {name} compares" in problems(alone)
+
+
+def test_a_method_has_the_settings_of_its_paper() -> None:
+    baseline = parse(RLConfig, rl_values("algorithm=reinforce_plus_plus_baseline")).algorithm
+    assert baseline.advantage.model_dump() == {
+        "name": "reinforce_plus_plus",
+        "group_baseline": True,
+    }
+    assert (baseline.kl.placement, baseline.kl.estimator, baseline.kl.coef) == ("loss", "k2", 0.001)
+    remax = parse(RLConfig, rl_values("algorithm=remax")).algorithm
+    assert (remax.kl.placement, remax.kl.estimator, remax.kl.coef) == ("reward", "k1", 0.05)
+    assert remax.needs_baseline
+    opo = parse(RLConfig, rl_values("algorithm=opo")).algorithm
+    assert (opo.epochs, opo.updates_per_epoch, opo.kl.coef, opo.entropy_coef) == (1, 1, 0, 0)
+    assert not opo.needs_baseline
+
+
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_a_command_needs_a_model(name: str) -> None:
     values = composed(name, f"data.train=[{SOURCE}]", f"data.eval=[{SOURCE}]")
@@ -180,6 +208,14 @@ def test_a_key_inside_a_list_is_named_as_typed() -> None:
             "algorithm.correction.low: 7 is not below algorithm.correction.high, 5",
         ),
         (["rollout.num_samples=1"], "rollout.num_samples: advantage grpo compares"),
+        (
+            ["algorithm=reinforce_plus_plus_baseline", "rollout.num_samples=1"],
+            "rollout.num_samples: advantage reinforce_plus_plus compares",
+        ),
+        (
+            ["algorithm=remax", "algorithm.dynamic_sampling.enabled=true"],
+            "algorithm.dynamic_sampling.enabled: drops every group whose rewards are all equal",
+        ),
         (["trainer.max_tokens_per_microbatch=100"], "trainer.max_tokens_per_microbatch: 100 is"),
         (["trainer.offload_parameters=true"], "trainer.offload_parameters: needs"),
         (
