@@ -132,8 +132,9 @@ def test_the_tail_is_one_more_entry_and_never_raises_a_divergence(
         expected = by_loop(lumped(student, top), lumped(teacher, top), name, beta)
         torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
         whole = by_loop(student, teacher, name, beta)
-        assert (found >= -1e-12).all()
-        assert (found <= torch.tensor(whole, dtype=torch.float64) + 1e-12).all()
+        # A small tail is what is left of 1: its logarithm has fewer digits.
+        assert (found >= -1e-9).all()
+        assert (found <= torch.tensor(whole, dtype=torch.float64) + 1e-9).all()
 
 
 @given(seed=seeds, size=st.integers(1, VOCABULARY))
