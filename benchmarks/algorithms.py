@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlstack.algorithms import advantages, gae, policy_losses, value_losses
+from rlstack.algorithms import advantages, gae, policy_losses, sequence_losses, value_losses
 
 GROUP_SIZE = 8
 ROUNDS = 5
@@ -88,6 +88,36 @@ LOSSES: list[tuple[str, Callable[..., Any], str]] = [
         lambda *tensors: policy_losses.ppo_clip(
             *tensors, clip_low=0.2, clip_high=0.2, dual_clip=3.0
         ),
+        "logprobs old_logprobs advantages loss_mask",
+    ),
+    (
+        "cispo",
+        lambda *tensors: policy_losses.cispo(*tensors, cap=5.0),
+        "logprobs old_logprobs advantages loss_mask",
+    ),
+    (
+        "sapo",
+        lambda *tensors: policy_losses.sapo(*tensors, tau_positive=1.0, tau_negative=1.05),
+        "logprobs old_logprobs advantages loss_mask",
+    ),
+    (
+        "policy_gradient",
+        policy_losses.policy_gradient,
+        "logprobs old_logprobs advantages loss_mask",
+    ),
+    (
+        "gspo",
+        lambda *tensors: sequence_losses.gspo(*tensors, clip_low=3e-4, clip_high=4e-4),
+        "logprobs old_logprobs advantages loss_mask",
+    ),
+    (
+        "gspo_token",
+        lambda *tensors: sequence_losses.gspo_token(*tensors, clip_low=3e-4, clip_high=4e-4),
+        "logprobs old_logprobs advantages loss_mask",
+    ),
+    (
+        "gmpo",
+        lambda *tensors: sequence_losses.gmpo(*tensors, log_clip=0.4),
         "logprobs old_logprobs advantages loss_mask",
     ),
     ("squared_error", value_losses.squared_error, "values returns loss_mask"),

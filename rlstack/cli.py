@@ -45,6 +45,7 @@ usage: rlstack COMMAND [key=value ...]
   sft          supervised training:       rlstack sft model.path=MODEL data.train=[...]
   eval         pass@k of a checkpoint:    rlstack eval model.path=MODEL_OR_RUN_DIR data.eval=[...]
   report       HTML report of a run:      rlstack report RUN_DIR
+  algorithms   every method: formula, source, defaults, how to select it
 
 rl, sft and eval are Hydra apps: --help lists their groups, --cfg job prints the configuration,
 --multirun sweeps. rlstack rl resume=RUN_DIR continues a run.
@@ -80,6 +81,7 @@ def main() -> None:
         "sft": lambda args: _stage("sft", args),
         "eval": lambda args: _stage("eval", args),
         "report": _report,
+        "algorithms": _algorithms,
     }
     completing = completion(
         arguments,
@@ -176,6 +178,15 @@ def _report(arguments: list[str]) -> None:
     from rlstack.report import write_report
 
     print(write_report(Path(arguments[0])))
+
+
+def _algorithms(arguments: list[str]) -> None:
+    if arguments:
+        print("usage: rlstack algorithms")
+        return
+    from rlstack.catalog_page import catalog_page
+
+    print(catalog_page(), end="")
 
 
 def _need_runtime() -> None:

@@ -30,7 +30,7 @@ def rlstack(
 def test_help_names_every_command(tmp_path: Path) -> None:
     found = rlstack("--help", cwd=tmp_path)
     assert found.returncode == 0
-    for command in ("quickstart", "rl", "sft", "eval", "report"):
+    for command in ("quickstart", "rl", "sft", "eval", "report", "algorithms"):
         assert f"\n  {command} " in found.stdout
 
 
@@ -76,7 +76,7 @@ def test_every_mistake_of_a_command_line_is_in_one_message(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["rll"], "unknown command 'rll'; one of quickstart, rl, sft, eval, report"),
+        (["rll"], "unknown command 'rll'; one of quickstart, rl, sft, eval, report, algorithms"),
         (["rl", "algorithm=ppoo"], "algorithm/ppoo"),
         (["rl", "resume=nowhere"], "nowhere is not a run directory"),
         (["report"], "usage: rlstack report RUN_DIR"),
@@ -100,7 +100,14 @@ def test_a_sweep_takes_each_value_in_turn(tmp_path: Path) -> None:
 
 def test_the_shell_completes_commands_groups_and_options(tmp_path: Path) -> None:
     commands = rlstack("-sc", "query=bash", cwd=tmp_path, COMP_LINE="rlstack ", COMP_POINT="8")
-    assert commands.stdout.split() == ["quickstart", "rl", "sft", "eval", "report"]
+    assert commands.stdout.split() == [
+        "quickstart",
+        "rl",
+        "sft",
+        "eval",
+        "report",
+        "algorithms",
+    ]
     line = "rlstack rl algorithm="
     options = rlstack(
         "rl", "-sc", "query=bash", cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line))

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from rlstack.algorithms import (
@@ -113,8 +112,7 @@ def _advantages(batch: TokenBatch, penalty: Tensor | None, config: AlgorithmConf
 def _correction(log_ratio: Tensor, mask: Tensor, config: AlgorithmConfig) -> correction.Correction:
     match config.correction:
         case NoCorrection():
-            untouched = torch.zeros_like(mask)
-            return correction.Correction(torch.ones_like(log_ratio), untouched)
+            return correction.uncorrected(log_ratio)
         case TruncatedCorrection(level=level, cap=cap):
             ratios = correction.importance_ratios(log_ratio, mask, level=level)
             return correction.truncated(ratios, cap=cap)

@@ -45,6 +45,11 @@ def importance_ratios(log_ratio: Tensor, loss_mask: Tensor, *, level: Level) -> 
     return torch.where(loss_mask, ratios, 1.0)
 
 
+def uncorrected(log_ratio: Tensor) -> Correction:
+    """1: the engine's distribution is taken to be the trainer's."""
+    return Correction(torch.ones_like(log_ratio), torch.zeros_like(log_ratio, dtype=torch.bool))
+
+
 def truncated(ratios: Tensor, *, cap: float) -> Correction:
     """min(ratio, cap) (truncated importance sampling, Ionides 2008; for LLMs Yao et al. 2025)."""
     return Correction(ratios.clamp(max=cap), ratios > cap)
