@@ -142,17 +142,27 @@ class TrainerRank:
             loss, metrics = loss_of(rows)
             self.engine.backward(loss * self.spec.num_ranks)
             parts.append(metrics)
+        grad_norm = self._plain_grad_norm()
         self.engine.step()
         self.num_updates += 1
         measured = merge(parts)
         if self.rank == 0:
             measured += Metrics.of(
                 {
-                    "policy/grad_norm": float(self.engine.get_global_grad_norm()),
+                    "policy/grad_norm": float(
+                        self.engine.get_global_grad_norm() if grad_norm is None else grad_norm
+                    ),
                     "policy/learning_rate": learning_rate,
                 }
             )
         return measured + Metrics(maxima={"memory/trainer_gib": self._peak_memory_gib()})
+
+    def _plain_grad_norm(self) -> Tensor | None:
+        """The norm before clipping where DeepSpeed does not keep it: in fp32 without ZeRO."""
+        if self.spec.trainer.zero_stage > 0 or self.spec.model.dtype != "float32":
+            return None
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
 
     def _peak_memory_gib(self) -> float:
         if self.device.type == "cuda":

@@ -43,7 +43,7 @@ def vowels(request: RewardRequest) -> float:
 @pytest.fixture(scope="module")
 def stack(tied_model: Path) -> Iterator[Stack]:
     """With a reference, for the algorithms that need one; the others do not call it."""
-    spec = launch_spec(tied_model, zero_stage=1)
+    spec = launch_spec(tied_model, zero_stage=0)  # the other stages are in test_stack
     yield from running_stack(
         replace(spec, trainer=trainer_config(learning_rate=1e-4), reference=True)
     )
