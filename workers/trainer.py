@@ -31,10 +31,13 @@ from rlstack.data.packing import plan_microbatches
 from rlstack.errors import CheckpointError
 from rlstack.metrics import Metrics, merge
 from rlstack.planning.phases import Transport
-from workers import transfer
+from workers import transports
 from workers.deepspeed_config import deepspeed_config
 from workers.model import PackedRows, TokenLogprobs, load_causal_model, load_tokenizer
 from workers.specs import SendReport, TrainerSpec
+from workers.transfer import EngineClient, SendingEngine
+from workers.transfer_gloo import GlooTrainerInit
+from workers.transfer_shared_memory import SharedMemoryTrainerInit
 from workers.weight_source import DeepSpeedSource
 
 SHARD_BYTES = 4 * 2**30
@@ -180,20 +183,20 @@ class TrainerRank:
         """Meet the engines, all of them anew; called on every rank at the same time."""
         if self.sender is not None:
             self.sender.shutdown()
-        transfer.register()
+        transports.register()
         self.sender = WeightTransferTrainerFactory.trainer_init(
             self._transfer_info(transport, num_workers=len(engines) * workers_per_engine),
-            client=transfer.EngineClient(engines, workers_per_engine=workers_per_engine),
+            client=EngineClient(engines, workers_per_engine=workers_per_engine),
             source=self.source,
         )
 
     def _transfer_info(self, transport: Transport, *, num_workers: int) -> TrainerInitInfo:
         match transport:
             case Transport.SHARED_MEMORY:
-                return transfer.SharedMemoryTrainerInit(rank=self.rank)
+                return SharedMemoryTrainerInit(rank=self.rank)
             case Transport.GLOO:
                 host = ray.util.get_node_ip_address()
-                return transfer.GlooTrainerInit(rank=self.rank, num_workers=num_workers, host=host)
+                return GlooTrainerInit(rank=self.rank, num_workers=num_workers, host=host)
             case Transport.CUDA_IPC:
                 return IPCTrainerInitInfo(rank=self.rank, packed=True)
             case Transport.NCCL:
@@ -208,7 +211,7 @@ class TrainerRank:
         """Put the current weights into every engine; called on every rank at the same time."""
         assert self.sender is not None, "init_transfer comes first"
         self.sender.send_weights()
-        if isinstance(self.sender, transfer.SendingEngine):
+        if isinstance(self.sender, SendingEngine):
             return SendReport(digests=self.sender.sent, num_bytes=self.sender.sent_bytes)
         return SendReport(digests={}, num_bytes=0)
 

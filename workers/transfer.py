@@ -1,23 +1,19 @@
-"""CPU transports for vLLM's weight-transfer API: shared memory on one node, gloo between nodes.
+"""What the CPU transports of vLLM's weight-transfer API have in common.
 
-Both send the trainer's weights in buckets of whole tensors. Rank 0 of the trainer drives the
+They send the trainer's weights in buckets of whole tensors. Rank 0 of the trainer drives the
 engines; the other ranks only take part in gathering. On GPUs vLLM's own `nccl` and `ipc` engines
 are used instead (see `reallocator`).
 """
 
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from datetime import timedelta
-from multiprocessing import resource_tracker, shared_memory
-from typing import Any, ClassVar, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 import ray
 import torch
 from ray.actor import ActorHandle
 from torch import Tensor
-from torch.distributed import ProcessGroupGloo, TCPStore
 from vllm.distributed.weight_transfer.base import (
     TrainerInitInfo,
     TrainerWeightTransferEngine,
@@ -30,20 +26,14 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdatePayload,
     WeightTransferUpdateRequest,
 )
-from vllm.distributed.weight_transfer.factory import (
-    WeightTransferEngineFactory,
-    WeightTransferTrainerFactory,
-)
 from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
     initialize_layerwise_reload,
 )
 
-from rlstack.planning.phases import Transport
-
-SHARED_MEMORY = Transport.SHARED_MEMORY.value
-GLOO = Transport.GLOO.value
 BUCKET_BYTES = 256 * 2**20
+"""Memory that a transfer may hold beside the weights, unless one layer is larger."""
+
 _ALIGNMENT = 64
 
 InitInfo = TypeVar("InitInfo", bound=WeightTransferInitInfo)
@@ -172,42 +162,6 @@ class ReloadingEngine(WeightTransferEngine[InitInfo, BucketInfo]):
         self.model.load_weights((name, tensor.clone()) for name, tensor in weights)
 
 
-@dataclass
-class SharedMemoryInit(WeightTransferInitInfo):
-    """Nothing to agree on: every bucket names its segment."""
-
-
-class SharedMemoryEngine(ReloadingEngine[SharedMemoryInit]):
-    """Worker side of the shared-memory transport."""
-
-    init_info_cls = SharedMemoryInit
-
-    def init_transfer_engine(self, init_info: SharedMemoryInit) -> None:
-        pass
-
-    def receive_weights(self, update_info: BucketInfo) -> None:
-        segment = shared_memory.SharedMemory(name=update_info.segment)
-        # The sender owns the segment; without this the receiver's exit would unlink it.
-        resource_tracker.unregister(segment._name, "shared_memory")  # pyright: ignore
-        try:
-            memory = torch.frombuffer(segment.buf, dtype=torch.uint8)
-            self.load(memory, [Slot(**slot) for slot in update_info.slots])
-            del memory
-        finally:
-            segment.close()
-
-    def shutdown(self) -> None:
-        pass
-
-
-@dataclass
-class SharedMemoryTrainerInit(TrainerInitInfo):
-    """Trainer-side settings of the shared-memory transport."""
-
-    backend: ClassVar[str] = SHARED_MEMORY
-    bucket_bytes: int = BUCKET_BYTES
-
-
 class SendingEngine(TrainerWeightTransferEngine[TrainerInfo]):
     """Sends bucket by bucket and remembers the checksum of each tensor."""
 
@@ -217,19 +171,34 @@ class SendingEngine(TrainerWeightTransferEngine[TrainerInfo]):
         client: VLLMWeightSyncClient,
         source: WeightSource | None = None,
         is_sender: bool = True,
-        bucket_bytes: int = BUCKET_BYTES,
     ) -> None:
         super().__init__(client=client, source=source, is_sender=is_sender)
-        self.bucket_bytes = bucket_bytes
         self.sent: dict[str, int] = {}
         self.sent_bytes = 0
+
+    @classmethod
+    def trainer_init(
+        cls,
+        init_info: TrainerInfo,
+        *,
+        client: VLLMWeightSyncClient,
+        source: WeightSource | None = None,
+    ) -> Self:
+        engine = cls(client=client, source=source, is_sender=init_info.is_sender)
+        if engine.is_sender:
+            engine.meet(init_info)
+        return engine
+
+    def meet(self, init_info: TrainerInfo) -> None:
+        """Let every engine join."""
+        raise NotImplementedError
 
     def send_weights(self) -> None:
         assert self.source is not None
         self.sent, self.sent_bytes = {}, 0
         if self.is_sender:
             self.client.start_weight_update()
-        for bucket in buckets(self.source, max_bytes=self.bucket_bytes):
+        for bucket in buckets(self.source, max_bytes=BUCKET_BYTES):
             if self.is_sender:
                 self.sent |= {name: digest(tensor) for name, tensor in bucket}
                 self.sent_bytes += sum(tensor.nbytes for _, tensor in bucket)
@@ -240,161 +209,3 @@ class SendingEngine(TrainerWeightTransferEngine[TrainerInfo]):
     def send_bucket(self, bucket: list[tuple[str, Tensor]]) -> None:
         """Put one bucket into every engine; returns when they have loaded it."""
         raise NotImplementedError
-
-
-class SharedMemoryTrainerEngine(SendingEngine[SharedMemoryTrainerInit]):
-    """Trainer side of the shared-memory transport: one segment, reused."""
-
-    init_info_cls = SharedMemoryTrainerInit
-    segment: shared_memory.SharedMemory | None = None
-
-    @classmethod
-    def trainer_init(
-        cls,
-        init_info: SharedMemoryTrainerInit,
-        *,
-        client: VLLMWeightSyncClient,
-        source: WeightSource | None = None,
-    ) -> Self:
-        engine = cls(
-            client=client,
-            source=source,
-            is_sender=init_info.is_sender,
-            bucket_bytes=init_info.bucket_bytes,
-        )
-        if engine.is_sender:
-            client.init_weight_transfer_engine({})
-        return engine
-
-    def send_bucket(self, bucket: list[tuple[str, Tensor]]) -> None:
-        slots, num_bytes = lay_out(bucket)
-        if self.segment is None or self.segment.size < num_bytes:
-            self.shutdown()
-            self.segment = shared_memory.SharedMemory(create=True, size=num_bytes)
-        memory = torch.frombuffer(self.segment.buf, dtype=torch.uint8)
-        for slot, (_, tensor) in zip(slots, bucket, strict=True):
-            view(memory, slot).copy_(tensor)
-        del memory
-        info = BucketInfo(
-            slots=[asdict(slot) for slot in slots], num_bytes=num_bytes, segment=self.segment.name
-        )
-        self.client.update_weights(asdict(info))
-
-    def shutdown(self) -> None:
-        if self.segment is not None:
-            self.segment.close()
-            self.segment.unlink()
-            self.segment = None
-
-
-@dataclass
-class GlooInit(WeightTransferInitInfo):
-    """Where the trainer waits, and the rank of this engine's first worker."""
-
-    host: str
-    port: int
-    world_size: int
-    rank_offset: int
-    timeout_s: float
-
-
-class GlooEngine(ReloadingEngine[GlooInit]):
-    """Worker side of the gloo transport."""
-
-    init_info_cls = GlooInit
-    group: ProcessGroupGloo | None = None
-
-    def init_transfer_engine(self, init_info: GlooInit) -> None:
-        timeout = timedelta(seconds=init_info.timeout_s)
-        store = TCPStore(
-            init_info.host, init_info.port, init_info.world_size, False, timeout=timeout
-        )
-        rank = init_info.rank_offset + self.parallel_config.rank
-        self.group = ProcessGroupGloo(store, rank, init_info.world_size, timeout)
-
-    def receive_weights(self, update_info: BucketInfo) -> None:
-        assert self.group is not None
-        memory = torch.empty(update_info.num_bytes, dtype=torch.uint8)
-        self.group.broadcast(memory, 0).wait()
-        self.load(memory, [Slot(**slot) for slot in update_info.slots])
-
-    def shutdown(self) -> None:
-        self.group = None
-
-
-@dataclass
-class GlooTrainerInit(TrainerInitInfo):
-    """Trainer-side settings of the gloo transport."""
-
-    backend: ClassVar[str] = GLOO
-    num_workers: int
-    """Workers of all engines together."""
-    host: str
-    timeout_s: float = 300.0
-    bucket_bytes: int = BUCKET_BYTES
-
-
-class GlooTrainerEngine(SendingEngine[GlooTrainerInit]):
-    """Trainer side of the gloo transport: rank 0 of a group with every engine worker."""
-
-    init_info_cls = GlooTrainerInit
-    group: ProcessGroupGloo | None = None
-
-    @classmethod
-    def trainer_init(
-        cls,
-        init_info: GlooTrainerInit,
-        *,
-        client: VLLMWeightSyncClient,
-        source: WeightSource | None = None,
-    ) -> Self:
-        engine = cls(
-            client=client,
-            source=source,
-            is_sender=init_info.is_sender,
-            bucket_bytes=init_info.bucket_bytes,
-        )
-        if engine.is_sender:
-            world_size = init_info.num_workers + 1
-            timeout = timedelta(seconds=init_info.timeout_s)
-            # Port 0: the system picks one that is free, and keeps it.
-            store = TCPStore(
-                init_info.host, 0, world_size, True, timeout=timeout, wait_for_workers=False
-            )
-            worker_info = GlooInit(
-                host=init_info.host,
-                port=store.port,
-                world_size=world_size,
-                rank_offset=1,
-                timeout_s=init_info.timeout_s,
-            )
-            with ThreadPoolExecutor(max_workers=1) as executor:
-                ready = executor.submit(client.init_weight_transfer_engine, asdict(worker_info))
-                engine.group = ProcessGroupGloo(store, 0, world_size, timeout)
-                ready.result()
-        return engine
-
-    def send_bucket(self, bucket: list[tuple[str, Tensor]]) -> None:
-        assert self.group is not None
-        slots, num_bytes = lay_out(bucket)
-        memory = torch.empty(num_bytes, dtype=torch.uint8)
-        for slot, (_, tensor) in zip(slots, bucket, strict=True):
-            view(memory, slot).copy_(tensor)
-        info = BucketInfo(slots=[asdict(slot) for slot in slots], num_bytes=num_bytes)
-        with ThreadPoolExecutor(max_workers=1) as executor:
-            loaded = executor.submit(self.client.update_weights, asdict(info))
-            self.group.broadcast(memory, 0).wait()
-            loaded.result()
-
-    def shutdown(self) -> None:
-        self.group = None
-
-
-def register() -> None:
-    """Make both transports known to vLLM; once per process."""
-    for name, engine in ((SHARED_MEMORY, SharedMemoryEngine), (GLOO, GlooEngine)):
-        if name not in WeightTransferEngineFactory._registry:  # pyright: ignore
-            WeightTransferEngineFactory.register_engine(name, engine)
-    for name, engine in ((SHARED_MEMORY, SharedMemoryTrainerEngine), (GLOO, GlooTrainerEngine)):
-        if name not in WeightTransferTrainerFactory._registry:  # pyright: ignore
-            WeightTransferTrainerFactory.register_engine(name, engine)

@@ -5,7 +5,7 @@ import signal
 import sys
 from typing import Any
 
-from workers import transfer
+from workers import transports
 
 PR_SET_PDEATHSIG = 1
 
@@ -19,7 +19,7 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-transfer.register()
+transports.register()
 die_with_parent()
 
 
