@@ -1,10 +1,11 @@
 """Group `reward`: the weighted components of the reward and the processes that run them."""
 
+from collections import Counter
 from typing import Any, Literal
 
 from pydantic import Field
 
-from rlstack.config.base import Frozen
+from rlstack.config.base import Frozen, Problem
 
 
 class WeightSchedule(Frozen):
@@ -34,6 +35,11 @@ class RewardComponent(Frozen):
     timeout_s: float | None = Field(default=None, gt=0)
     """Longest it may take, if not `reward.timeout_s`."""
 
+    @property
+    def key(self) -> str:
+        """The name under which its value is recorded."""
+        return self.label or self.name
+
 
 class RewardConfig(Frozen):
     """The reward of a rollout is the weighted sum of the components that can judge it."""
@@ -44,3 +50,30 @@ class RewardConfig(Frozen):
     num_workers: int = Field(ge=1)
     timeout_s: float = Field(gt=0)
     """Longest a component may take for one rollout, or a batched one for a whole group."""
+
+    def problems(self) -> list[Problem]:
+        """Components that cannot stand beside each other."""
+        labels = Counter(component.key for component in self.components)
+        texts = [
+            f"{label!r} is listed {count} times; keep one, or give them labels of their own"
+            for label, count in labels.items()
+            if count > 1
+        ]
+        for component in self.components:
+            others = labels.keys() - {component.key}
+            if component.gate is not None and component.gate not in others:
+                texts.append(
+                    f"the gate {component.gate!r} of {component.key!r} is no other component; "
+                    f"one of {', '.join(sorted(others)) or 'none'}"
+                )
+            if component.gate is None and component.gate_min != 1.0:
+                texts.append(
+                    f"gate_min of {component.key!r} has no gate; name a component in gate, or "
+                    "remove it"
+                )
+            if component.name == "row" and component.params:
+                texts.append(
+                    "'row' takes no params: the row chooses the reward; remove them, or list that "
+                    "reward as a component"
+                )
+        return [Problem(("reward.components",), text) for text in texts]
