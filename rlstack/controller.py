@@ -290,6 +290,7 @@ def reward_request(rollout: Rollout, *, max_response_tokens: int) -> RewardReque
         data_source=prompt.data_source,
         reward=prompt.reward,
         metadata=prompt.metadata,
+        messages=prompt.messages,
         response_tokens=len(rollout.response_ids),
         max_response_tokens=max_response_tokens,
         finish_reason=rollout.finish_reason,
