@@ -133,9 +133,11 @@ class ScorerPool:
         An idle process tears its rewards down first, within a few seconds. Closing again does
         nothing.
         """
-        idle = self._take_idle()
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
+            idle = self._idle_processes()
             for process in self._processes - idle:
                 process.kill()
         # A thread may still be reading from its process: connections are closed after it.
@@ -147,13 +149,14 @@ class ScorerPool:
             process.kill()
         for process in self._processes:
             process.release()
-        self._processes.clear()
 
-    def _take_idle(self) -> "set[_ScorerProcess]":
+    def _idle_processes(self) -> "set[_ScorerProcess]":
         idle: set[_ScorerProcess] = set()
         with suppress(queue.Empty):
             while True:
                 idle.add(self._idle.get_nowait())
+        for process in idle:  # a thread that waits for one must get one to see that all is over
+            self._idle.put(process)
         return idle
 
     def _judge(
@@ -170,6 +173,7 @@ class ScorerPool:
 
         def attempt(index: int) -> Sequence[Score]:
             nonlocal process
+            self._check_open()
             if process.has_died():
                 process = self._replace(process)
             process.wait_ready()
@@ -192,6 +196,10 @@ class ScorerPool:
             self._idle.put(process)
         return found
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise WorkerError("the scorer pool was closed while it was judging")
+
     def _blame(self, index: int) -> str:
         """Which component an error is of, where there are several."""
         components = self._spec.components
@@ -199,8 +207,7 @@ class ScorerPool:
 
     def _replace(self, process: "_ScorerProcess") -> "_ScorerProcess":
         with self._lock:
-            if self._closed:
-                raise WorkerError("the scorer pool was closed while it was judging")
+            self._check_open()
             process.kill()
             process.release()
             self._processes.remove(process)
