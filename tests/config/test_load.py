@@ -66,7 +66,7 @@ def test_every_reward_recipe_parses_and_its_saved_form_too(name: str) -> None:
     ("components", "problem"),
     [
         ("[{name: format}, {name: format}]", "'format' is listed 2 times; keep one, or give them"),
-        ("[{name: format, gate: fromat}]", "the gate 'fromat' of 'format' is no other component"),
+        ("[{name: format, gate: shape}]", "the gate 'shape' of 'format' is no other component"),
         ("[{name: format, gate: format}]", "the gate 'format' of 'format' is no other component"),
         ("[{name: format, gate_min: 0.5}]", "gate_min of 'format' has no gate"),
         ("[{name: row, params: {x: 1}}]", "'row' takes no params"),
