@@ -1,22 +1,13 @@
-"""Processes that run the configured rewards: isolated, with time-outs, replaced when they die.
-
-They are started as programs of their own and not through `multiprocessing`: its fork copies the
-driver's threads' locks, and its spawn imports the driver's main module, with torch and ray, again.
-"""
+"""Processes that run the configured rewards: isolated, with time-outs, replaced when they die."""
 
 import asyncio
-import os
 import pickle
 import queue
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Awaitable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from multiprocessing import Pipe
 from pathlib import Path
 
 from rewards.composition import Component, WeightSchedule, combine, with_retries
@@ -24,6 +15,7 @@ from rewards.load import RewardSpec, load_reward
 from rlstack.config.reward import RewardComponent, RewardConfig
 from rlstack.errors import WorkerError
 from rlstack.types import RewardRequest, Score
+from workers.scorer_connection import ScorerProcess
 
 _TEAR_DOWN_S = 5.0
 
@@ -56,8 +48,8 @@ class ScorerPool:
         self._directory = Path.cwd()
         self._lock = threading.Lock()
         self._closed = False
-        self._processes: set[_ScorerProcess] = set()
-        self._idle: queue.SimpleQueue[_ScorerProcess] = queue.SimpleQueue()
+        self._processes: set[ScorerProcess] = set()
+        self._idle: queue.SimpleQueue[ScorerProcess] = queue.SimpleQueue()
         for _ in range(config.num_workers):
             self._idle.put(self._start_process())
         # One thread per process, which waits for it.
@@ -150,8 +142,8 @@ class ScorerPool:
         for process in self._processes:
             process.release()
 
-    def _idle_processes(self) -> "set[_ScorerProcess]":
-        idle: set[_ScorerProcess] = set()
+    def _idle_processes(self) -> set[ScorerProcess]:
+        idle: set[ScorerProcess] = set()
         with suppress(queue.Empty):
             while True:
                 idle.add(self._idle.get_nowait())
@@ -205,7 +197,7 @@ class ScorerPool:
         components = self._spec.components
         return f"{components[index].key}: " if len(components) > 1 else ""
 
-    def _replace(self, process: "_ScorerProcess") -> "_ScorerProcess":
+    def _replace(self, process: ScorerProcess) -> ScorerProcess:
         with self._lock:
             self._check_open()
             process.kill()
@@ -213,8 +205,8 @@ class ScorerPool:
             self._processes.remove(process)
             return self._start_process()
 
-    def _start_process(self) -> "_ScorerProcess":
-        process = _ScorerProcess(self._spec, self._timeouts_s, directory=self._directory)
+    def _start_process(self) -> ScorerProcess:
+        process = ScorerProcess(self._spec, self._timeouts_s, directory=self._directory)
         self._processes.add(process)
         return process
 
@@ -240,102 +232,3 @@ def _failed(error: str) -> Score:
 
 async def _now(request: RewardRequest) -> RewardRequest:
     return request
-
-
-class _ScorerProcess:
-    """One process running `workers.scorer_process`, and our end of its connection."""
-
-    def __init__(self, spec: RewardSpec, timeouts_s: Sequence[float], *, directory: Path) -> None:
-        self._connection, theirs = Pipe()
-        with theirs:
-            self._process = subprocess.Popen(
-                # -P: a file in the current folder must not shadow a module of ours.
-                # -u: what a reward prints is seen even if the process is killed.
-                [
-                    sys.executable,
-                    "-P",
-                    "-u",
-                    "-W",
-                    "ignore::SyntaxWarning",
-                    "-m",
-                    "workers.scorer_process",
-                    str(theirs.fileno()),
-                ],
-                # It must find the modules, plugins included, that we find.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-                cwd=directory,
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                # Ctrl-C is for the driver; and whatever a reward starts is ended with it.
-                process_group=0,
-            )
-        self._connection.send((spec, timeouts_s))
-        self._ready_lock = threading.Lock()
-        self._ready = False
-        self._start_failed = False
-
-    @property
-    def exit_code(self) -> int:
-        """Exit code of an ended process, or minus the signal that ended it."""
-        return self._process.wait()
-
-    def has_died(self) -> bool:
-        """Whether an idle process is of no more use."""
-        # It never speaks unasked: after its first message only the end of file can arrive.
-        return self._start_failed or (self._ready and self._connection.poll())
-
-    def wait_ready(self) -> None:
-        """Wait until it takes requests.
-
-        Raises:
-            WorkerError: if it cannot start.
-        """
-        with self._ready_lock:
-            if self._ready:
-                return
-            try:
-                problem = self._connection.recv()
-            except (EOFError, ConnectionError):
-                problem = "it died while starting; see its output above"
-            self._ready = True
-            self._start_failed = problem is not None
-        if problem is not None:
-            raise WorkerError(f"a scorer process could not start: {problem}")
-
-    def judge(self, index: int, message: bytes, *, timeout_s: float) -> list[Score]:
-        """Let component `index` judge pickled requests and wait for its verdicts.
-
-        Raises:
-            TimeoutError: if none came within `timeout_s`.
-            EOFError, ConnectionError: if the process died.
-        """
-        self._connection.send(index)
-        self._connection.send_bytes(message)
-        if not self._connection.poll(timeout_s):
-            raise TimeoutError
-        return self._connection.recv()
-
-    def ask_to_end(self) -> None:
-        """Let an idle process tear its rewards down and end."""
-        # One that is still starting has set up nothing that is worth waiting for.
-        if self._ready:
-            with suppress(OSError):
-                self._connection.send(None)
-
-    def wait_for_end(self, timeout_s: float) -> None:
-        """Wait until a process that was asked to has ended; a starting one is not waited for."""
-        if self._ready:
-            # Its end of the connection is closed last; its id stays its own until it is released.
-            self._connection.poll(timeout_s)
-
-    def kill(self) -> None:
-        """End it and everything it started."""
-        # Once it has been waited for, the process id may be somebody else's.
-        if self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-
-    def release(self) -> None:
-        """Wait for the end of a killed process and close the connection to it."""
-        self._process.wait()
-        self._connection.close()
