@@ -1,6 +1,7 @@
 """The `rlstack` command: every stage is a Hydra app behind one entry point.
 
-The composition root: the only module of the core, with `rlstack.stages`, that imports `workers`.
+The composition root: with `rlstack.stages` and `rlstack.rewards_command`, the only module of the
+core that imports `workers`.
 """
 
 import errno
@@ -46,6 +47,7 @@ usage: rlstack COMMAND [key=value ...]
   eval         pass@k of a checkpoint:    rlstack eval model.path=MODEL_OR_RUN_DIR data.eval=[...]
   report       HTML report of a run:      rlstack report RUN_DIR
   algorithms   every method: formula, source, defaults, how to select it
+  rewards      list the rewards, test one on rows of yours, write a new one: rlstack rewards -h
 
 rl, sft and eval are Hydra apps: --help lists their groups, --cfg job prints the configuration,
 --multirun sweeps. rlstack rl resume=RUN_DIR continues a run.
@@ -82,6 +84,7 @@ def main() -> None:
         "eval": lambda args: _stage("eval", args),
         "report": _report,
         "algorithms": _algorithms,
+        "rewards": _rewards,
     }
     completing = completion(
         arguments,
@@ -187,6 +190,12 @@ def _algorithms(arguments: list[str]) -> None:
     from rlstack.catalog_page import catalog_page
 
     print(catalog_page(), end="")
+
+
+def _rewards(arguments: list[str]) -> None:
+    from rlstack import rewards_command
+
+    rewards_command.run(arguments)
 
 
 def _need_runtime() -> None:

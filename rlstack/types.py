@@ -72,6 +72,8 @@ class Prompt:
     answer: str | None
     reward: str | None
     metadata: Mapping[str, Any]
+    messages: tuple[Message, ...] = ()
+    """The conversation that was rendered, system prompt included; empty for plain text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +137,8 @@ class RewardRequest:
     reward: str | None = None
     """The reward the row names for itself, if any."""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    messages: tuple[Message, ...] = ()
+    """The conversation behind `prompt`, where there is one."""
     response_tokens: int = 0
     max_response_tokens: int = 0
     finish_reason: FinishReason = FinishReason.STOP

@@ -76,7 +76,10 @@ def test_every_mistake_of_a_command_line_is_in_one_message(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["rll"], "unknown command 'rll'; one of quickstart, rl, sft, eval, report, algorithms"),
+        (
+            ["rll"],
+            "unknown command 'rll'; one of quickstart, rl, sft, eval, report, algorithms, rewards",
+        ),
         (["rl", "algorithm=ppoo"], "algorithm/ppoo"),
         (["rl", "resume=nowhere"], "nowhere is not a run directory"),
         (["report"], "usage: rlstack report RUN_DIR"),
@@ -107,6 +110,7 @@ def test_the_shell_completes_commands_groups_and_options(tmp_path: Path) -> None
         "eval",
         "report",
         "algorithms",
+        "rewards",
     ]
     line = "rlstack rl algorithm="
     options = rlstack(

@@ -1,6 +1,7 @@
 """The order of a step, its batches, seeds and dynamic sampling, on fake roles."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,16 @@ from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles, StepResult
 from rlstack.data.dataset import Dataset, SkipReport, Source
 from rlstack.data.sampler import PromptSampler
+from rlstack.errors import RewardError
 from rlstack.timeline import Timeline
-from rlstack.types import Prompt
+from rlstack.types import (
+    GenerationRequest,
+    Prompt,
+    RewardRequest,
+    Rollout,
+    SamplingSettings,
+    Score,
+)
 from tests.config.test_load import rl_values
 from tests.fakes import FakeEngines, FakePolicy, FakeReallocator, FakeReference, FakeScorer, Journal
 
@@ -236,3 +245,71 @@ def test_no_other_algorithm_asks_for_greedy_responses(tmp_path: Path) -> None:
     assert all(group.baseline is None for group in result.groups)
     assert policy.batches[0].baseline_rewards is None
     assert "reward/baseline" not in result.metrics.values()
+
+
+class WatchfulScorer:
+    """Notes the step of every group and when its first rollout arrives."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.first_arrived = asyncio.Event()
+        self.fails = False
+
+    async def score_group(
+        self, requests: Sequence[Awaitable[RewardRequest]], *, step: int
+    ) -> list[Score]:
+        self.steps.append(step)
+        scores: list[Score] = []
+        for request in requests:
+            response = (await request).response
+            self.first_arrived.set()
+            if self.fails:
+                raise RewardError("stop")
+            scores.append(Score(value=float(response)))
+        return scores
+
+
+class PatientEngines(FakeEngines):
+    """Ends no other response before the first one is being judged."""
+
+    scorer: WatchfulScorer
+
+    async def generate(
+        self, requests: Sequence[GenerationRequest], sampling: SamplingSettings
+    ) -> AsyncIterator[tuple[int, Rollout]]:
+        async for finished in super().generate(list(reversed(requests)), sampling):
+            yield finished
+            await asyncio.wait_for(self.scorer.first_arrived.wait(), timeout=10)
+
+
+def make_watchful(tmp_path: Path) -> tuple[Controller, WatchfulScorer]:
+    controller, journal, _ = make_controller(tmp_path)
+    engines = PatientEngines(journal)
+    engines.scorer = scorer = WatchfulScorer()
+    reallocator = FakeReallocator(journal, engines)
+    controller.roles = replace(
+        controller.roles, engines=engines, scorer=scorer, reallocator=reallocator
+    )
+    return controller, scorer
+
+
+def test_rollouts_are_judged_while_others_generate_and_the_scorer_knows_the_step(
+    tmp_path: Path,
+) -> None:
+    controller, scorer = make_watchful(tmp_path)
+    for step in (1, 2):
+        scorer.first_arrived = asyncio.Event()
+        run(controller.step(step))
+    assert scorer.steps == [0] * 4 + [1] * 4
+
+
+def test_a_reward_that_stops_the_run_leaves_no_group_waiting(tmp_path: Path) -> None:
+    controller, scorer = make_watchful(tmp_path)
+    scorer.fails = True
+
+    async def step() -> set[Any]:
+        with pytest.raises(RewardError, match="stop"):
+            await controller.step(1)
+        return asyncio.all_tasks() - {asyncio.current_task()}
+
+    assert run(step()) == set()

@@ -30,6 +30,7 @@ def render_prompt(example: Example, *, tokenizer: "Tokenizer", system_prompt: st
                 "the prompt is plain text; give it as messages, name its column in "
                 "columns.prompt, or set data.system_prompt=null",
             )
+        messages: tuple[Message, ...] = ()
         text, templated = example.text, False
     else:
         messages = _with_system(example.messages, system_prompt)
@@ -46,6 +47,7 @@ def render_prompt(example: Example, *, tokenizer: "Tokenizer", system_prompt: st
         answer=example.answer,
         reward=example.reward,
         metadata=example.metadata,
+        messages=messages,
     )
 
 

@@ -43,6 +43,7 @@ def test_chat_template_writes_all_special_tokens(chat_tokenizer: "Tokenizer") ->
     assert prompt.token_ids.dtype == np.int64
     assert (prompt.prompt_id, prompt.data_source) == ("rows:1", "rows")
     assert (prompt.answer, prompt.reward, prompt.metadata) == ("a", "r", {"k": 1})
+    assert prompt.messages == (SYSTEM, USER)
 
 
 def test_plain_text_is_used_as_it_stands_with_the_tokenizers_special_tokens(

@@ -1,7 +1,10 @@
 """The weighted sum, its breakdown, and what happens to components that cannot judge."""
 
+import asyncio
 import math
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,3 +197,132 @@ def test_row_with_an_unknown_reward() -> None:
 def test_compose_refuses(components: list[Component], message: str) -> None:
     with pytest.raises(RewardError, match=message):
         compose(components)
+
+
+@register("test_async")
+async def async_reward(request: RewardRequest, *, value: float) -> float:
+    await asyncio.sleep(0)
+    return value
+
+
+@register("test_ranked", batched=True)
+def relative(requests: Sequence[RewardRequest], *, cut: int = 0) -> list[float | None]:
+    """Share of the group that is at most as long."""
+    lengths = [len(request.response) for request in requests]
+    shares = [sum(other <= n for other in lengths) / len(lengths) for n in lengths]
+    return [None if n == 0 else share for n, share in zip(lengths, shares, strict=True)][cut:]
+
+
+@register("test_async_batched", batched=True)
+async def async_batched(requests: Sequence[RewardRequest]) -> tuple[float, ...]:
+    async def judge_one(request: RewardRequest) -> float:
+        await asyncio.sleep(0)
+        return float(len(request.response))
+
+    return tuple(await asyncio.gather(*(judge_one(request) for request in requests)))
+
+
+LIFE: list[str] = []
+
+
+@register("test_class")
+class ClassReward:
+    def __init__(self, *, bonus: float, fails: bool = False) -> None:
+        if fails:
+            raise ConnectionError("no server")
+        self.bonus = bonus
+        LIFE.append("set up")
+
+    def __call__(self, request: RewardRequest) -> float:
+        return len(request.response) + self.bonus
+
+    def close(self) -> None:
+        LIFE.append("torn down")
+
+
+@register("test_async_class")
+class AsyncClassReward:
+    """Keeps something that belongs to an event loop, as a connection does."""
+
+    def __init__(self) -> None:
+        self.loops: set[int] = set()
+
+    async def __call__(self, request: RewardRequest) -> float:
+        self.loops.add(id(asyncio.get_running_loop()))
+        return float(len(self.loops))
+
+    async def close(self) -> None:
+        self.loops.add(id(asyncio.get_running_loop()))
+        LIFE.append(f"closed in {len(self.loops)} loop")
+
+
+def requests(*responses: str, **fields: Any) -> list[RewardRequest]:
+    return [RewardRequest(prompt="p", response=response, **fields) for response in responses]
+
+
+def test_an_async_reward_is_awaited() -> None:
+    assert judge(Component("test_async", 2.0, {"value": 0.5})).value == 1.0
+
+
+def test_a_batched_reward_sees_the_group_and_joins_the_others() -> None:
+    reward = compose([Component("test_ranked", 2.0), Component("test_constant", 1.0, {"value": 1})])
+    scores = reward.judge_group(requests("a", "bbb", "cc", ""))
+    assert [score.value for score in scores] == [2.0, 3.0, 2.5, 1.0]
+    assert [score.parts.get("test_ranked") for score in scores] == [0.5, 1.0, 0.75, None]
+
+
+def test_an_async_batched_reward() -> None:
+    scores = compose([Component("test_async_batched")]).judge_group(requests("a", "bbb"))
+    assert [score.value for score in scores] == [1.0, 3.0]
+
+
+def test_a_batched_reward_must_return_one_result_for_each() -> None:
+    scores = compose([Component("test_ranked", 1.0, {"cut": 1})]).judge_group(requests("a", "b"))
+    message = (
+        "test_ranked: ValueError: 1 results for 2 rollouts; "
+        "a batched reward returns one for each, in their order"
+    )
+    assert scores == [Score(value=None, errors=(message,))] * 2
+
+
+def test_a_class_is_set_up_once_and_torn_down() -> None:
+    LIFE.clear()
+    reward = compose([Component("test_class", 1.0, {"bonus": 0.5})])
+    assert LIFE == []
+    reward.set_up()
+    assert [score.value for score in reward.judge_group(requests("a", "bb"))] == [1.5, 2.5]
+    reward.close()
+    assert LIFE == ["set up", "torn down"]
+
+
+def test_an_async_class_lives_in_one_loop() -> None:
+    LIFE.clear()
+    reward = compose([Component("test_async_class")])
+    assert [score.value for score in reward.judge_group(requests("a", "b"))] == [1.0, 1.0]
+    reward.close()
+    assert LIFE == ["closed in 1 loop"]
+
+
+def test_a_class_that_cannot_be_set_up_is_named() -> None:
+    reward = compose([Component("test_class", 1.0, {"bonus": 1, "fails": True})])
+    message = r"reward 'test_class' cannot be set up: ConnectionError: no server"
+    with pytest.raises(RewardError, match=message):
+        reward.set_up()
+
+
+def test_routing_by_data_source() -> None:
+    reward = compose(
+        [
+            Component("test_constant", 1.0, {"value": 1}, data_sources=("shop",)),
+            Component("test_ranked", 1.0, data_sources=("farm",)),
+        ]
+    )
+    assert reward(REQUEST).parts == {"test_constant": 1.0}
+    assert reward(requests("r", data_source="farm")[0]).parts == {"test_ranked": 1.0}
+    assert reward(requests("r", data_source="moon")[0]) == Score(value=None)
+
+
+def test_a_row_cannot_name_a_batched_reward() -> None:
+    request = RewardRequest(prompt="p", response="9", reward="test_ranked")
+    (error,) = judge(Component("row"), request=request).errors
+    assert "judges whole groups, so no row can name it" in error

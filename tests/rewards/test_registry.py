@@ -206,3 +206,92 @@ def test_rewards_import_without_heavy_packages() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_classes_that_cannot_be_bound_are_refused() -> None:
+    class NoCall:
+        pass
+
+    class PositionalInit:
+        def __init__(self, scale: float) -> None: ...
+
+        def __call__(self, request: RewardRequest) -> float:
+            return 0.0
+
+    class CallWithMore:
+        def __call__(self, request: RewardRequest, *, scale: float) -> float:
+            return scale
+
+    with pytest.raises(RewardError, match=r"test_registry\.py:\d+ is a class without __call__"):
+        register("test_bad_class")(NoCall)
+    for kind in (PositionalInit, CallWithMore):
+        with pytest.raises(RewardError, match=r"expected __init__\(self, \*, <named params>\) and"):
+            register("test_bad_class")(kind)
+    assert "test_bad_class" not in registered_names()
+
+
+def test_the_parameters_of_a_class_are_those_of_its_init() -> None:
+    @register("test_class_params")
+    class Scaled:
+        def __init__(self, *, scale: Annotated[float, Field(gt=0)]) -> None:
+            self.scale = scale
+
+        def __call__(self, request: RewardRequest) -> float:
+            return self.scale * len(request.response)
+
+    assert build("test_class_params", {"scale": 2})(REQUEST) == 8.0
+    with pytest.raises(RewardError, match=r"'test_class_params', parameter 'scale': .*got 0"):
+        build("test_class_params", {"scale": 0})
+    with pytest.raises(RewardError, match="has no parameter 'scales': did you mean 'scale'"):
+        build("test_class_params", {"scales": 1})
+
+
+INSTALLED = """
+import sys
+sys.path.insert(0, {site!r})
+from rewards.registry import build, info, registered_names
+from rewards.sources import installed
+from rlstack.errors import RewardError
+from rlstack.types import RewardRequest
+print(sorted(installed()), "team.rewards" in sys.modules)
+request = RewardRequest(prompt="", response="four")
+print(build("team_registered", {{"bonus": 1}})(request), build("team_plain", {{}})(request))
+print(info("team_plain").summary)
+for name in ("team_broken", "team_empty", "team_plane"):
+    try:
+        build(name, {{}})
+    except RewardError as error:
+        print(error)
+"""
+
+
+def test_installed_packages_declare_rewards(tmp_path: Path) -> None:
+    package = tmp_path / "team"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "rewards.py").write_text(PLUGIN.format(name="team_registered"))
+    (package / "plain.py").write_text('def plain(request):\n    """Plain."""\n    return 2.0\n')
+    (package / "broken.py").write_text("import no_such_module")
+    metadata = tmp_path / "team_rewards-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: team-rewards\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        "[rlstack.rewards]\nteam_registered = team.rewards\nteam_plain = team.plain:plain\n"
+        "team_broken = team.broken\nteam_empty = team\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", INSTALLED.format(site=str(tmp_path))],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    names, scores, summary, broken, empty, unknown = done.stdout.splitlines()
+    assert names == "['team_broken', 'team_empty', 'team_plain', 'team_registered'] False"
+    assert (scores, summary) == ("5.0 2.0", "Plain.")
+    assert broken.startswith(
+        "reward 'team_broken' of the installed package 'team-rewards' cannot be imported from "
+        "'team.broken': ModuleNotFoundError: No module named 'no_such_module'."
+    )
+    assert empty.startswith("reward 'team_empty': 'team' registers no reward of that name.")
+    assert "Did you mean 'team_plain'?" in unknown
