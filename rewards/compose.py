@@ -1,130 +1,224 @@
-"""Several rewards as one: a weighted sum that keeps the breakdown and never raises for a sample."""
+"""Several rewards as one: each judges by itself, and no failure of one stops the others."""
 
+import asyncio
+import inspect
+import logging
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from numbers import Real
 from typing import Any
 
-from rewards.registry import ROW, Reward, RewardResult, build
+from rewards.composition import Component, check, combine, with_retries
+from rewards.registry import ROW, BoundReward, Reward, bind
 from rlstack.errors import RewardError
 from rlstack.types import RewardRequest, Score
 
+__all__ = ["Component", "ComposedReward", "compose"]
 
-@dataclass(frozen=True, slots=True)
-class Component:
-    """One reward of the sum; the name `row` stands for the reward that the dataset row names."""
-
-    name: str
-    weight: float = 1.0
-    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
+_logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _BoundComponent:
-    name: str
-    weight: float
-    reward: Reward
-
-
-@dataclass(frozen=True, slots=True)
 class ComposedReward:
-    """The weighted sum over the components that can judge; made by `compose`."""
+    """The components of a configuration, ready to judge; made by `compose`.
 
-    components: tuple[_BoundComponent, ...]
+    A class-based reward is set up by `set_up`, or else when it first judges. Not thread-safe.
+    """
 
-    def __call__(self, request: RewardRequest) -> Score:
-        """Judge one rollout.
+    def __init__(self, components: Sequence[Component], bound: Sequence[BoundReward]) -> None:
+        """`bound`: the reward of each component."""
+        self.components = tuple(components)
+        self._bound = tuple(bound)
+        self._rewards: dict[int, Reward] = {}
+        # Of one loop for its whole life: a connection that a reward keeps belongs to its loop.
+        self._runner: asyncio.Runner | None = None
+
+    def __call__(self, request: RewardRequest, *, step: int = 0) -> Score:
+        """Judge one rollout, `step` updates into a run; a batched component sees a group of one.
 
         A component that returns None, raises or returns something that is not finite leaves the
-        sum; the last two are named in `errors`. `value` is None if no component is left. A `Score`
-        from a component contributes its value, its parts as `component/part`, its errors and its
-        extracted answer; the first extracted answer wins.
+        sum, unless its error policy says otherwise; the last two are named in `errors`. `value` is
+        None if no component is left. A `Score` from a component contributes its value, its parts as
+        `component/part`, its errors and its extracted answer; the first extracted answer wins.
+
+        Raises:
+            RewardError: if a component failed whose error policy is `raise`.
         """
-        total: float | None = None
-        parts: dict[str, float] = {}
-        errors: list[str] = []
-        extracted_answer: str | None = None
-        for component in self.components:
-            score = _judge(component, request)
-            errors += score.errors
-            if extracted_answer is None:
-                extracted_answer = score.extracted_answer
-            if score.value is not None:
-                parts[component.name] = score.value
-                total = (total or 0.0) + component.weight * score.value
-            parts |= score.parts
-        return Score(
-            value=total, parts=parts, extracted_answer=extracted_answer, errors=tuple(errors)
-        )
+        return self.judge_group([request], step=step)[0]
+
+    def judge_group(self, requests: Sequence[RewardRequest], *, step: int = 0) -> list[Score]:
+        """Judge the rollouts of one prompt.
+
+        Raises:
+            RewardError: as `__call__`.
+        """
+        verdicts: list[dict[str, Score]] = [{} for _ in requests]
+        for index, component in enumerate(self.components):
+            rows = [row for row, request in enumerate(requests) if component.applies(request)]
+            batches = [rows] if self.is_batched(index) and rows else [[row] for row in rows]
+            for batch in batches:
+                attempt = partial(self.judge, index, [requests[row] for row in batch])
+                for row, verdict in zip(batch, with_retries(component, attempt), strict=True):
+                    verdicts[row][component.key] = verdict
+        return [
+            combine(self.components, request, verdict, step=step)
+            for request, verdict in zip(requests, verdicts, strict=True)
+        ]
+
+    def is_batched(self, index: int) -> bool:
+        """Whether component `index` judges the rollouts of a prompt together."""
+        return self._bound[index].batched
+
+    def set_up(self) -> None:
+        """Set up every class-based reward.
+
+        Raises:
+            RewardError: naming the reward and the cause, if one fails.
+        """
+        for index, component in enumerate(self.components):
+            try:
+                self._reward(index)
+            except (Exception, SystemExit) as error:
+                raise RewardError(
+                    f"reward {component.key!r} cannot be set up: {type(error).__name__}: {error}"
+                ) from error
+
+    def judge(self, index: int, requests: Sequence[RewardRequest]) -> list[Score]:
+        """The verdicts of component `index` alone; its parts and errors carry its label.
+
+        Never raises for what the reward does. A component that is not batched is given one request.
+        """
+        component, batched = self.components[index], self.is_batched(index)
+        try:
+            reward = self._reward(index)
+            result = self._resolve(reward(requests if batched else requests[0]))
+            results = list(result) if batched else [result]
+            if len(results) != len(requests):
+                raise ValueError(
+                    f"{len(results)} results for {len(requests)} rollouts; "
+                    "a batched reward returns one for each, in their order"
+                )
+        # A reward is a user's code running on a model's text: whatever it raises, sys.exit
+        # included, costs what it judges only and is counted.
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            return [_failure(component, error)] * len(requests)
+        return [_verdict(component, result) for result in results]
+
+    def close(self) -> None:
+        """Tear down what was set up; a reward that fails at it does not keep the others from it."""
+        if self._rewards:
+            self._resolve(_tear_down(self._rewards.values()))
+        self._rewards.clear()
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    def _reward(self, index: int) -> Reward:
+        if index not in self._rewards:
+            self._rewards[index] = self._bound[index].make()
+        return self._rewards[index]
+
+    def _resolve(self, result: Any) -> Any:
+        if not inspect.isawaitable(result):
+            return result
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(_awaited(result))
 
 
 def compose(components: Sequence[Component]) -> ComposedReward:
-    """Build every component with its parameters.
+    """Check every component and bind its parameters; nothing is set up yet.
 
     Raises:
-        RewardError: if there is no component, two share a name, a weight is not finite, or a reward
-            or one of its parameters is wrong.
+        RewardError: if there is no component, two share a label, a weight is not finite, a gate is
+            no component, or a reward or one of its parameters is wrong.
     """
-    if not components:
-        raise RewardError("the reward has no components. Name at least one.")
-    repeated = [name for name, count in Counter(c.name for c in components).items() if count > 1]
-    if repeated:
+    check(components)
+    return ComposedReward(components, [_bind(component) for component in components])
+
+
+def bind_row_reward(name: str) -> BoundReward:
+    """The reward that a dataset row names, without parameters.
+
+    Raises:
+        RewardError: if it is unknown, needs parameters, or judges whole groups.
+    """
+    bound = bind(name, {})
+    if bound.batched:
         raise RewardError(
-            f"reward component {repeated[0]!r} is listed more than once. Keep one of them: its "
-            "name is the key under which its value is recorded."
+            f"reward {name!r} judges whole groups, so no row can name it. List it as a component, "
+            "with data_sources if it is for some rows only."
         )
-    for component in components:
-        if not math.isfinite(component.weight):
-            raise RewardError(
-                f"reward component {component.name!r} has weight {component.weight}; expected a "
-                "finite number."
-            )
-    return ComposedReward(tuple(_BoundComponent(c.name, c.weight, _build(c)) for c in components))
+    return bound
 
 
-def _build(component: Component) -> Reward:
+def _bind(component: Component) -> BoundReward:
     if component.name != ROW:
-        return build(component.name, component.params)
+        return bind(component.name, component.params)
     if component.params:
         raise RewardError(
             f"reward component {ROW!r} takes no params, got {', '.join(component.params)}: the row "
             "chooses the reward. Remove them, or name that reward as a component of its own."
         )
-    return _judge_by_row
+    return BoundReward(ROW, batched=False, make=_RowReward)
 
 
-def _judge_by_row(request: RewardRequest) -> RewardResult:
-    if request.reward is None:
-        raise RewardError(
-            f"the row (data source {request.data_source!r}) names no reward. Set the `reward` of "
-            f"its data source, or replace the component {ROW!r} by a reward's name."
-        )
-    return _build_named(request.reward)(request)
+class _RowReward:
+    """Whichever reward the row names, each set up when it is first named."""
+
+    def __init__(self) -> None:
+        self._rewards: dict[str, Reward] = {}
+
+    def __call__(self, request: RewardRequest) -> Any:
+        name = request.reward
+        if name is None:
+            raise RewardError(
+                f"the row (data source {request.data_source!r}) names no reward. Set the `reward` "
+                f"of its data source, or replace the component {ROW!r} by a reward's name."
+            )
+        if name not in self._rewards:
+            self._rewards[name] = bind_row_reward(name).make()
+        return self._rewards[name](request)
+
+    async def close(self) -> None:
+        await _tear_down(self._rewards.values())
 
 
-@cache
-def _build_named(name: str) -> Reward:
-    return build(name, {})
+async def _tear_down(rewards: Iterable[Reward]) -> None:
+    for reward in rewards:
+        close: Callable[[], Any] | None = getattr(reward, "close", None)
+        if close is None:
+            continue
+        try:
+            result = close()
+            if inspect.isawaitable(result):
+                await result
+        # What is left behind is the reward's; its samples are judged.
+        except Exception:
+            _logger.exception("reward %s could not be torn down", type(reward).__qualname__)
 
 
-def _judge(component: _BoundComponent, request: RewardRequest) -> Score:
-    """The component's verdict as a Score whose parts and errors carry its name."""
+async def _awaited(result: Awaitable[Any]) -> Any:
+    return await result
+
+
+def _failure(component: Component, error: BaseException) -> Score:
+    return Score(value=None, errors=(f"{component.key}: {type(error).__name__}: {error}",))
+
+
+def _verdict(component: Component, result: Any) -> Score:
+    """What a reward returned, as a Score whose parts and errors carry the component's label."""
     try:
-        result = component.reward(request)
         score = result if isinstance(result, Score) else Score(value=result)
         return Score(
             value=None if score.value is None else _finite("value", score.value),
-            parts={f"{component.name}/{k}": _finite(k, v) for k, v in score.parts.items()},
+            parts={f"{component.key}/{k}": _finite(k, v) for k, v in score.parts.items()},
             extracted_answer=_text_or_none(score.extracted_answer),
-            errors=tuple(f"{component.name}: {error}" for error in score.errors),
+            errors=tuple(f"{component.key}: {error}" for error in score.errors),
         )
-    # A reward is a user's code running on a model's text: whatever it raises, sys.exit included,
-    # costs this sample only and is counted.
-    except (Exception, SystemExit) as error:  # noqa: BLE001
-        return Score(value=None, errors=(f"{component.name}: {type(error).__name__}: {error}",))
+    # Whatever object a reward returned, reading it may fail in any way.
+    except Exception as error:  # noqa: BLE001
+        return _failure(component, error)
 
 
 def _finite(name: str, value: object) -> float:

@@ -4,8 +4,9 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewards.compose import Component, ComposedReward, compose
-from rewards.registry import ROW, build, load_plugin, required_modules
+from rewards.compose import ComposedReward, bind_row_reward, compose
+from rewards.composition import Component
+from rewards.registry import ROW, load_plugin, required_modules
 
 _BUILTIN = "rewards.builtin"
 
@@ -21,16 +22,25 @@ class RewardSpec:
 
 
 def load_reward(spec: RewardSpec) -> ComposedReward:
-    """Register the shipped rewards and the plugins, then compose.
+    """Register the shipped rewards and the plugins, then compose; nothing is set up yet.
 
     Raises:
         RewardError: if a plugin, a reward or a parameter is wrong.
     """
-    for plugin in (_BUILTIN, *spec.plugins):
-        load_plugin(plugin)
+    register_rewards(spec.plugins)
     for name in spec.row_rewards:
-        build(name, {})
+        bind_row_reward(name)
     return compose(spec.components)
+
+
+def register_rewards(plugins: Sequence[str]) -> None:
+    """Register the shipped rewards and those of `plugins`, modules or .py files.
+
+    Raises:
+        RewardError: if one of them cannot be imported.
+    """
+    for plugin in (_BUILTIN, *plugins):
+        load_plugin(plugin)
 
 
 def import_requirements(spec: RewardSpec) -> None:

@@ -1,78 +1,145 @@
-"""Rewards by name: register functions, load plugins, bind parameters.
+"""Rewards by name: register them, find them, bind their parameters.
 
-A reward is a plain function `(request: RewardRequest, *, <named params>) -> float | Score | None`
-that stays usable without any of this. It knows nothing of processes or time-outs: those belong to
-the scorer.
+A reward is a plain function that stays usable without any of this, in one of four forms:
+
+    (request, *, <named params>) -> float | Score | None                  one rollout
+    (requests, *, <named params>) -> sequence of those; batched=True      the rollouts of one prompt
+    the same as `async def`
+    a class: `__init__(self, *, <named params>)` sets up, `__call__` judges, `close` tears down
+
+It knows nothing of processes or time-outs: those belong to the scorer.
 """
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from importlib.util import find_spec
+from typing import Any, TypeVar, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from rewards.sources import import_plugin, installed, load_installed
 from rlstack.errors import RewardError
-from rlstack.types import RewardRequest, Score
+from rlstack.types import Score
 
 RewardResult = float | Score | None
 """A value in reward units, a whole `Score`, or None: "cannot be judged", which is not 0."""
 
-Reward = Callable[[RewardRequest], RewardResult]
-"""A reward with all its parameters bound."""
+Reward = Callable[[Any], Any]
+"""A reward with all its parameters bound: `request -> result`, or `requests -> results` if it is
+batched; an awaitable of them if it is async."""
 
 ROW = "row"
 """The component that stands for whichever reward the dataset row names; not a reward itself."""
 
-_Function = TypeVar("_Function", bound=Callable[..., RewardResult])
+_Target = TypeVar("_Target", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    function: Callable[..., RewardResult]
+class RewardInfo:
+    """A registered reward."""
+
+    name: str
+    target: Callable[..., Any]
+    """The function, or the class."""
     requires: tuple[str, ...]
+    batched: bool
+    """Whether it judges the rollouts of one prompt at once."""
+
+    @property
+    def place(self) -> str:
+        """`file:line` of its definition."""
+        return _place(self.target)
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """Its parameters, without the request."""
+        return inspect.Signature(_declared(self.target))
+
+    @property
+    def summary(self) -> str:
+        """First line of its documentation, or nothing."""
+        return (inspect.getdoc(self.target) or "").partition("\n")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundReward:
+    """A reward with checked parameters that has not been set up yet."""
+
+    name: str
+    batched: bool
+    make: Callable[[], Reward]
+    """Sets up: calls the class; a function needs nothing."""
 
 
 # A decorator can only reach a module-level table. It fills while modules are imported and is only
 # read afterwards; each process fills its own.
-_registry: dict[str, _Entry] = {}
+_registry: dict[str, RewardInfo] = {}
 
 
-def register(name: str, *, requires: tuple[str, ...] = ()) -> Callable[[_Function], _Function]:
-    """Make a reward function known as `name`; the function itself is returned unchanged.
+def register(
+    name: str, *, requires: tuple[str, ...] = (), batched: bool = False
+) -> Callable[[_Target], _Target]:
+    """Make a reward function or class known as `name`; it is returned unchanged.
 
-    requires: importable names of optional packages that the function imports when it runs. They are
+    requires: importable names of optional packages that the reward imports when it runs. They are
     checked when the reward is built and imported before a scorer process takes requests, so that
     the first request does not pay for them.
 
+    batched: the reward is given the rollouts of one prompt together and returns one result for
+    each, in their order.
+
     Raises:
-        RewardError: if the name is taken by another function, or the function's signature is not
-            `(request, *, <named params>)`.
+        RewardError: if the name is taken by another reward, or the signature is none of the forms
+            above.
     """
 
-    def decorate(function: _Function) -> _Function:
-        _check_signature(name, function)
+    def decorate(target: _Target) -> _Target:
+        _check_signature(name, target)
         known = _registry.get(name)
-        if known is not None and _origin(known.function) != _origin(function):
+        if known is not None and _origin(known.target) != _origin(target):
             raise RewardError(
-                f"reward {name!r} is registered twice: {_place(known.function)} and "
-                f"{_place(function)}. Rename one of them."
+                f"reward {name!r} is registered twice: {known.place} and "
+                f"{_place(target)}. Rename one of them."
             )
-        _registry[name] = _Entry(function, requires)
-        return function
+        _registry[name] = RewardInfo(name, target, requires, batched)
+        return target
 
     return decorate
 
 
 def registered_names() -> tuple[str, ...]:
-    """All known reward names, sorted."""
+    """All names registered so far, sorted."""
     return tuple(sorted(_registry))
+
+
+def info(name: str) -> RewardInfo:
+    """The reward called `name`; one that an installed package declares is imported first.
+
+    Raises:
+        RewardError: if the reward is unknown or its package cannot be imported.
+    """
+    if name not in _registry and name in installed():
+        found = load_installed(name)
+        # Its module may have registered it; a plain function or class has not.
+        if name not in _registry and (inspect.isfunction(found) or inspect.isclass(found)):
+            register(name)(found)
+        if name not in _registry:
+            raise RewardError(
+                f"reward {name!r}: {installed()[name].value!r} registers no reward of that name. "
+                f"It needs @register({name!r}) there."
+            )
+    if name in _registry:
+        return _registry[name]
+    known = sorted({*_registry, *installed()})
+    close = get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise RewardError(
+        f"reward {name!r} is unknown.{hint} Known: {', '.join(known)}. "
+        "A reward of your own needs its module or file in reward.plugins."
+    )
 
 
 def required_modules(name: str) -> tuple[str, ...]:
@@ -81,24 +148,35 @@ def required_modules(name: str) -> tuple[str, ...]:
     Raises:
         RewardError: if the reward is unknown.
     """
-    return _lookup(name).requires
+    return info(name).requires
 
 
-def build(name: str, params: Mapping[str, Any]) -> Reward:
-    """Reward `name` with `params` validated against its annotations and bound.
+def bind(name: str, params: Mapping[str, Any]) -> BoundReward:
+    """Reward `name` with `params` validated against its annotations; nothing is set up yet.
 
     Raises:
         RewardError: if the reward is unknown, a package it needs is not installed, or a parameter
             is unknown, missing or of the wrong type.
     """
-    entry = _lookup(name)
+    entry = info(name)
     for module in entry.requires:
         if find_spec(module) is None:
             raise RewardError(
                 f"reward {name!r} needs the package {module.replace('_', '-')!r}, which is not "
                 f"installed. Install it: pip install {module.replace('_', '-')}"
             )
-    return partial(entry.function, **_validated(name, entry.function, params))
+    bound = partial(entry.target, **_validated(name, entry.target, params))
+    make = bound if inspect.isclass(entry.target) else lambda: bound
+    return BoundReward(name, entry.batched, make)
+
+
+def build(name: str, params: Mapping[str, Any]) -> Reward:
+    """Reward `name` with `params` bound and set up: a function, or an object that is one.
+
+    Raises:
+        RewardError: as `bind`; setting up a class may raise anything.
+    """
+    return bind(name, params).make()
 
 
 def load_plugin(plugin: str) -> None:
@@ -109,74 +187,60 @@ def load_plugin(plugin: str) -> None:
     Raises:
         RewardError: if it cannot be found or imported, or registers a name that is taken.
     """
-    try:
-        if plugin.endswith(".py"):
-            _import_file(Path(plugin).resolve())
-        else:
-            importlib.import_module(plugin)
-    except RewardError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise RewardError(
-            f"reward plugin {plugin!r} cannot be imported: {type(error).__name__}: {error}. "
-            "Give a module on the Python path or the path of a .py file in reward.plugins."
-        ) from error
+    import_plugin(plugin)
 
 
-def _import_file(path: Path) -> None:
-    # Named by its whole path: two plugins may share a file name, and neither may shadow a package.
-    module_name = f"reward_plugin:{path}"
-    if module_name in sys.modules:
-        return
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    spec = spec_from_file_location(module_name, path)
-    assert spec is not None, "a .py path always has a spec"
-    assert spec.loader is not None, "a .py path always has a loader"
-    module = module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[module_name]
-        raise
-
-
-def _lookup(name: str) -> _Entry:
-    if name in _registry:
-        return _registry[name]
-    close = get_close_matches(name, _registry, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise RewardError(
-        f"reward {name!r} is unknown.{hint} Known: {', '.join(registered_names())}. "
-        "A reward of your own needs its module or file in reward.plugins."
-    )
-
-
-def _check_signature(name: str, function: Callable[..., RewardResult]) -> None:
+def _check_signature(name: str, target: Callable[..., Any]) -> None:
     if not name or name == ROW:
         raise RewardError(
-            f"reward name {name!r} in {_place(function)} is reserved. Choose another name."
+            f"reward name {name!r} in {_place(target)} is reserved. Choose another name."
         )
-    request, *params = inspect.signature(function).parameters.values() or (None,)
-    takes_request = request is not None and request.kind in (
+    judge = target
+    if inspect.isclass(target):
+        if "__call__" not in dir(target):
+            raise RewardError(
+                f"reward {name!r} in {_place(target)} is a class without __call__(self, request)."
+            )
+        # Without self, which an instance binds.
+        judge = partial(cast(Any, target).__call__, None)
+    first, *rest = _parameters(judge) or (None,)
+    takes_request = first is not None and first.kind in (
         inspect.Parameter.POSITIONAL_ONLY,
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
     )
-    named = all(param.kind is inspect.Parameter.KEYWORD_ONLY for param in params)
-    if not takes_request or not named:
+    # A class takes its parameters when it is set up.
+    named = _parameters(target) if inspect.isclass(target) else rest
+    unwanted = rest if inspect.isclass(target) else []
+    if (
+        not takes_request
+        or unwanted
+        or any(p.kind is not inspect.Parameter.KEYWORD_ONLY for p in named)
+    ):
+        expected = (
+            "__init__(self, *, <named params>) and __call__(self, request)"
+            if inspect.isclass(target)
+            else "(request, *, <named params>). Put a * after the first argument"
+        )
+        signatures = [str(inspect.signature(f)) for f in dict.fromkeys((target, judge))]
         raise RewardError(
-            f"reward {name!r} in {_place(function)} has the signature "
-            f"{inspect.signature(function)}; expected (request, *, <named params>). "
-            "Put a * after the first argument."
+            f"reward {name!r} in {_place(target)} has the signature {' and '.join(signatures)}; "
+            f"expected {expected}."
         )
 
 
-def _validated(
-    name: str, function: Callable[..., RewardResult], params: Mapping[str, Any]
-) -> dict[str, Any]:
-    _, *declared = inspect.signature(function).parameters.values()
-    annotations = get_type_hints(function, include_extras=True)
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function).parameters.values())
+
+
+def _declared(target: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters that a configuration may give."""
+    return _parameters(target)[0 if inspect.isclass(target) else 1 :]
+
+
+def _validated(name: str, target: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    declared = _declared(target)
+    hinted = cast(Any, target).__init__ if inspect.isclass(target) else target
+    annotations = get_type_hints(hinted, include_extras=True)
     names = [param.name for param in declared]
     for unknown in params.keys() - set(names):
         close = get_close_matches(unknown, names, n=1)
@@ -209,11 +273,14 @@ def _checked(reward: str, param: str, expected: Any, value: Any) -> Any:
         ) from None
 
 
-def _origin(function: Callable[..., RewardResult]) -> tuple[str, str]:
+def _origin(target: Callable[..., Any]) -> tuple[str, str]:
     """The same for two imports of one definition."""
-    return inspect.getsourcefile(function) or "", function.__qualname__
+    return inspect.getsourcefile(inspect.unwrap(target)) or "", target.__qualname__
 
 
-def _place(function: Callable[..., RewardResult]) -> str:
-    code = inspect.unwrap(function).__code__
+def _place(target: Callable[..., Any]) -> str:
+    target = inspect.unwrap(target)
+    if inspect.isclass(target):
+        return f"{inspect.getsourcefile(target)}:{inspect.getsourcelines(target)[1]}"
+    code = target.__code__
     return f"{code.co_filename}:{code.co_firstlineno}"

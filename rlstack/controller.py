@@ -31,7 +31,6 @@ from rlstack.types import (
     RewardRequest,
     Rollout,
     SamplingSettings,
-    Score,
 )
 
 EVALUATION_ROUND = 1_000_000
@@ -141,6 +140,7 @@ class Controller:
                     stop=self.config.rollout.stop,
                 ),
                 seed=(self.config.seed, EVALUATION_ROUND),
+                step=self.policy_version,
             )
         metrics += evaluation_metrics(groups)
         return StepResult(metrics=metrics, groups=groups)
@@ -171,6 +171,7 @@ class Controller:
                     num_samples=config.rollout.num_samples,
                     sampling=self._sampling(config.rollout.temperature),
                     seed=(config.seed, step, round_index),
+                    step=self.policy_version,
                 )
             for group in groups:
                 keep = group.has_signal or not dynamic.enabled
@@ -190,6 +191,7 @@ class Controller:
                 num_samples=1,
                 sampling=self._sampling(temperature=0.0),
                 seed=(self.config.seed, step, BASELINE_ROUND),
+                step=self.policy_version,
             )
         return [
             replace(group, baseline=answer.scores[0])
@@ -230,10 +232,12 @@ async def sample_groups(
     num_samples: int,
     sampling: SamplingSettings,
     seed: tuple[int, ...],
+    step: int,
 ) -> list[Group]:
     """Sample and score `num_samples` responses of every prompt; rewards run while others generate.
 
     Each response has its own seed, derived from `seed`, its prompt's position and its sample index.
+    step: updates of the policy so far, for rewards whose weights change.
     """
     requests = [
         GenerationRequest(
@@ -245,21 +249,35 @@ async def sample_groups(
         for row, prompt in enumerate(prompts)
         for sample_index in range(num_samples)
     ]
-    scored: dict[int, tuple[Rollout, asyncio.Task[Score]]] = {}
-    async for request_id, rollout in engines.generate(requests, sampling):
-        request = reward_request(rollout, max_response_tokens=sampling.max_response_tokens)
-        scored[request_id] = (rollout, asyncio.create_task(scorer.score(request)))
-    groups: list[Group] = []
-    for row, prompt in enumerate(prompts):
-        members = [scored[row * num_samples + index] for index in range(num_samples)]
-        groups.append(
-            Group(
-                prompt=prompt,
-                rollouts=tuple(rollout for rollout, _ in members),
-                scores=tuple([await score for _, score in members]),
+    loop = asyncio.get_running_loop()
+    arrivals: list[list[asyncio.Future[RewardRequest]]] = [
+        [loop.create_future() for _ in range(num_samples)] for _ in prompts
+    ]
+    scoring = [
+        asyncio.ensure_future(scorer.score_group(members, step=step)) for members in arrivals
+    ]
+    rollouts: dict[int, Rollout] = {}
+    try:
+        async for request_id, rollout in engines.generate(requests, sampling):
+            row, sample_index = divmod(request_id, num_samples)
+            rollouts[request_id] = rollout
+            arrivals[row][sample_index].set_result(
+                reward_request(rollout, max_response_tokens=sampling.max_response_tokens)
             )
+        scores = await asyncio.gather(*scoring)
+    finally:
+        # If generation or one group failed, the other groups would wait for ever.
+        for task in scoring:
+            task.cancel()
+        await asyncio.gather(*scoring, return_exceptions=True)
+    return [
+        Group(
+            prompt=prompt,
+            rollouts=tuple(rollouts[row * num_samples + index] for index in range(num_samples)),
+            scores=tuple(scores[row]),
         )
-    return groups
+        for row, prompt in enumerate(prompts)
+    ]
 
 
 def reward_request(rollout: Rollout, *, max_response_tokens: int) -> RewardRequest:

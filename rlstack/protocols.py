@@ -1,6 +1,6 @@
 """What the controller needs from each role. The real roles are Ray worker groups in `workers`."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -78,8 +78,18 @@ class Reference(Protocol):
 class Scorer(Protocol):
     """Runs the configured rewards, isolated and with time-outs."""
 
-    async def score(self, request: RewardRequest) -> Score:
-        """Never raises for a bad sample: failures are in `Score.errors`."""
+    async def score_group(
+        self, requests: Sequence[Awaitable[RewardRequest]], *, step: int
+    ) -> Sequence[Score]:
+        """Judge the rollouts of one prompt: each as it arrives, then what needs them all.
+
+        step: updates of the policy so far, for weights that change.
+
+        Never raises for a bad sample: failures are in `Score.errors`.
+
+        Raises:
+            RewardError: if a component failed that is configured to stop the run.
+        """
         ...
 
 

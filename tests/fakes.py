@@ -1,6 +1,6 @@
 """Roles that answer at once, for tests of order and bookkeeping only."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,8 +62,11 @@ class FakeEngines:
 class FakeScorer:
     """The response is its own reward; prompts named `dull` always get 0."""
 
-    async def score(self, request: RewardRequest) -> Score:
-        return Score(value=0.0 if request.data_source == "dull" else float(request.response))
+    async def score_group(
+        self, requests: Sequence[Awaitable[RewardRequest]], *, step: int
+    ) -> list[Score]:
+        arrived = [await request for request in requests]
+        return [Score(value=0.0 if r.data_source == "dull" else float(r.response)) for r in arrived]
 
 
 @dataclass

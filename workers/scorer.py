@@ -12,17 +12,20 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from multiprocessing import Pipe
 from pathlib import Path
 
-from rewards.compose import Component
+from rewards.composition import Component, WeightSchedule, combine, with_retries
 from rewards.load import RewardSpec, load_reward
-from rlstack.config.reward import RewardConfig
+from rlstack.config.reward import RewardComponent, RewardConfig
 from rlstack.errors import WorkerError
 from rlstack.types import RewardRequest, Score
+
+_TEAR_DOWN_S = 5.0
 
 
 class ScorerPool:
@@ -41,12 +44,15 @@ class ScorerPool:
             RewardError: if a plugin, a reward or a parameter is wrong.
         """
         self._spec = RewardSpec(
-            components=tuple(Component(c.name, c.weight, c.params) for c in config.components),
+            components=tuple(_component(c) for c in config.components),
             plugins=config.plugins,
             row_rewards=tuple(sorted(set(row_rewards))),
         )
-        load_reward(self._spec)
-        self._timeout_s = config.timeout_s
+        reward = load_reward(self._spec)
+        indices = range(len(self._spec.components))
+        self._batched = [index for index in indices if reward.is_batched(index)]
+        self._single = [index for index in indices if not reward.is_batched(index)]
+        self._timeouts_s = [c.timeout_s or config.timeout_s for c in config.components]
         self._directory = Path.cwd()
         self._lock = threading.Lock()
         self._closed = False
@@ -70,49 +76,126 @@ class ScorerPool:
             *(loop.run_in_executor(self._threads, process.wait_ready) for process in processes)
         )
 
-    async def score(self, request: RewardRequest) -> Score:
-        """Judge one rollout; a failure, a time-out or a dead process is in `Score.errors`.
+    async def score(self, request: RewardRequest, *, step: int = 0) -> Score:
+        """Judge one rollout as a group of its own.
 
         Raises:
+            RewardError, WorkerError: as `score_group`.
+        """
+        return (await self.score_group([_now(request)], step=step))[0]
+
+    async def score_group(
+        self, requests: Sequence[Awaitable[RewardRequest]], *, step: int
+    ) -> list[Score]:
+        """Judge the rollouts of one prompt, each as soon as it arrives.
+
+        A batched component judges when all have arrived. A failure, a time-out or a dead process is
+        in `Score.errors` and does what the component's `on_error` says.
+
+        Raises:
+            RewardError: if a component failed whose `on_error` is `raise`.
             WorkerError: if no process can be started, or the pool was closed.
         """
+        arrivals = [asyncio.ensure_future(request) for request in requests]
+        single, batched = await asyncio.gather(
+            asyncio.gather(*(self._judge_alone(arrival) for arrival in arrivals)),
+            self._judge_together(arrivals),
+        )
+        return [
+            combine(self._spec.components, arrival.result(), alone | together, step=step)
+            for arrival, alone, together in zip(arrivals, single, batched, strict=True)
+        ]
+
+    async def _judge_alone(self, arrival: "asyncio.Future[RewardRequest]") -> dict[str, Score]:
+        return (await self._run(self._single, [await arrival]))[0]
+
+    async def _judge_together(
+        self, arrivals: "Sequence[asyncio.Future[RewardRequest]]"
+    ) -> list[dict[str, Score]]:
+        return await self._run(self._batched, [await arrival for arrival in arrivals])
+
+    async def _run(
+        self, indices: Sequence[int], requests: Sequence[RewardRequest]
+    ) -> list[dict[str, Score]]:
+        """For each request the verdicts, by label, of the components that apply to its prompt."""
+        components = self._spec.components
+        applicable = [index for index in indices if components[index].applies(requests[0])]
+        if not applicable:
+            return [{} for _ in requests]
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._score, request)
+        columns = await loop.run_in_executor(self._threads, self._judge, applicable, requests)
+        labels = [components[index].key for index in applicable]
+        return [dict(zip(labels, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def close(self) -> None:
         """End all processes at once; scores under way raise WorkerError, queued ones are cancelled.
 
-        Closing again does nothing.
+        An idle process tears its rewards down first, within a few seconds. Closing again does
+        nothing.
         """
+        idle = self._take_idle()
         with self._lock:
             self._closed = True
-            for process in self._processes:
+            for process in self._processes - idle:
                 process.kill()
         # A thread may still be reading from its process: connections are closed after it.
         self._threads.shutdown(cancel_futures=True)
+        for process in idle:
+            process.ask_to_end()
+        for process in idle:
+            process.wait_for_end(_TEAR_DOWN_S)
+            process.kill()
         for process in self._processes:
             process.release()
+        self._processes.clear()
 
-    def _score(self, request: RewardRequest) -> Score:
+    def _take_idle(self) -> "set[_ScorerProcess]":
+        idle: set[_ScorerProcess] = set()
+        with suppress(queue.Empty):
+            while True:
+                idle.add(self._idle.get_nowait())
+        return idle
+
+    def _judge(
+        self, indices: Sequence[int], requests: Sequence[RewardRequest]
+    ) -> list[Sequence[Score]]:
+        """The verdicts of each component on each request, one component after the other."""
         try:
-            message = pickle.dumps(request)
+            message = pickle.dumps(requests)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
-            return _failed(f"the request cannot be sent to a scorer process: {error}")
+            failure = _failed(f"the request cannot be sent to a scorer process: {error}")
+            return [[failure] * len(requests)] * len(indices)
         process = self._idle.get()
-        try:
+        found: list[Sequence[Score]] = []
+
+        def attempt(index: int) -> Sequence[Score]:
+            nonlocal process
             if process.has_died():
                 process = self._replace(process)
             process.wait_ready()
-            return process.score(message, timeout_s=self._timeout_s)
-        except TimeoutError:
-            process = self._replace(process)
-            return _failed(f"timed out after {self._timeout_s:g} s")
-        except (EOFError, ConnectionError):
-            dead = process
-            process = self._replace(dead)
-            return _failed(f"the scorer process died with exit code {dead.exit_code} while judging")
+            timeout_s = self._timeouts_s[index]
+            try:
+                return process.judge(index, message, timeout_s=timeout_s)
+            except TimeoutError:
+                process = self._replace(process)
+                error = f"timed out after {timeout_s:g} s"
+            except (EOFError, ConnectionError):
+                dead = process
+                process = self._replace(dead)
+                error = f"the scorer process died with exit code {dead.exit_code} while judging"
+            return [_failed(self._blame(index) + error)] * len(requests)
+
+        try:
+            for index in indices:
+                found.append(with_retries(self._spec.components[index], partial(attempt, index)))
         finally:
             self._idle.put(process)
+        return found
+
+    def _blame(self, index: int) -> str:
+        """Which component an error is of, where there are several."""
+        components = self._spec.components
+        return f"{components[index].key}: " if len(components) > 1 else ""
 
     def _replace(self, process: "_ScorerProcess") -> "_ScorerProcess":
         with self._lock:
@@ -124,19 +207,38 @@ class ScorerPool:
             return self._start_process()
 
     def _start_process(self) -> "_ScorerProcess":
-        process = _ScorerProcess(self._spec, timeout_s=self._timeout_s, directory=self._directory)
+        process = _ScorerProcess(self._spec, self._timeouts_s, directory=self._directory)
         self._processes.add(process)
         return process
+
+
+def _component(config: RewardComponent) -> Component:
+    weight = config.weight
+    return Component(
+        config.name,
+        weight if isinstance(weight, float) else WeightSchedule(**weight.model_dump()),
+        config.params,
+        label=config.label,
+        gate=config.gate,
+        gate_min=config.gate_min,
+        data_sources=config.data_sources,
+        on_error=config.on_error,
+        timeout_s=config.timeout_s,
+    )
 
 
 def _failed(error: str) -> Score:
     return Score(value=None, errors=(error,))
 
 
+async def _now(request: RewardRequest) -> RewardRequest:
+    return request
+
+
 class _ScorerProcess:
     """One process running `workers.scorer_process`, and our end of its connection."""
 
-    def __init__(self, spec: RewardSpec, *, timeout_s: float, directory: Path) -> None:
+    def __init__(self, spec: RewardSpec, timeouts_s: Sequence[float], *, directory: Path) -> None:
         self._connection, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
@@ -160,7 +262,7 @@ class _ScorerProcess:
                 # Ctrl-C is for the driver; and whatever a reward starts is ended with it.
                 process_group=0,
             )
-        self._connection.send((spec, timeout_s))
+        self._connection.send((spec, timeouts_s))
         self._ready_lock = threading.Lock()
         self._ready = False
         self._start_failed = False
@@ -193,17 +295,31 @@ class _ScorerProcess:
         if problem is not None:
             raise WorkerError(f"a scorer process could not start: {problem}")
 
-    def score(self, message: bytes, *, timeout_s: float) -> Score:
-        """Send a pickled request and wait for its score.
+    def judge(self, index: int, message: bytes, *, timeout_s: float) -> list[Score]:
+        """Let component `index` judge pickled requests and wait for its verdicts.
 
         Raises:
-            TimeoutError: if no score came within `timeout_s`.
+            TimeoutError: if none came within `timeout_s`.
             EOFError, ConnectionError: if the process died.
         """
+        self._connection.send(index)
         self._connection.send_bytes(message)
         if not self._connection.poll(timeout_s):
             raise TimeoutError
         return self._connection.recv()
+
+    def ask_to_end(self) -> None:
+        """Let an idle process tear its rewards down and end."""
+        # One that is still starting has set up nothing that is worth waiting for.
+        if self._ready:
+            with suppress(OSError):
+                self._connection.send(None)
+
+    def wait_for_end(self, timeout_s: float) -> None:
+        """Wait until a process that was asked to has ended; a starting one is not waited for."""
+        if self._ready:
+            # Its end of the connection is closed last; its id stays its own until it is released.
+            self._connection.poll(timeout_s)
 
     def kill(self) -> None:
         """End it and everything it started."""

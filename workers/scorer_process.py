@@ -1,10 +1,11 @@
-"""The program of one scorer process: build the reward, then judge one request at a time.
+"""The program of one scorer process: build the reward, then judge one thing at a time.
 
 Started by `workers.scorer` as `python -m workers.scorer_process FD`, FD being its end of a socket
 pair. It must stay light to start: no torch, no ray.
 
-Protocol, every message pickled: a `RewardSpec` and a time-out in seconds come in; None (ready) or a
-text (why it cannot start) goes out; then a `RewardRequest` in, its `Score` out, until end of file.
+Protocol, every message pickled: a `RewardSpec` and the time-out of each component in seconds come
+in; None (ready) or a text (why it cannot start) goes out. Then, until None or the end of file: the
+index of a component and the requests it is to judge in, its verdicts (a `Score` each) out.
 """
 
 import os
@@ -36,21 +37,26 @@ def main() -> None:
 
 
 def _serve(connection: "Connection[Any, Any]") -> None:
-    spec, timeout_s = connection.recv()
+    spec, timeouts_s = connection.recv()
     try:
         reward = load_reward(spec)
         import_requirements(spec)
+        reward.set_up()
     except RewardError as error:
         connection.send(str(error))
         return
     connection.send(None)
-    while True:
-        request = connection.recv()
-        # The default action of SIGALRM ends the process even inside C code.
-        signal.setitimer(signal.ITIMER_REAL, timeout_s + _ORPHAN_GRACE_S)
-        score = reward(request)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send(score)
+    try:
+        while (index := connection.recv()) is not None:
+            requests = connection.recv()
+            # The default action of SIGALRM ends the process even inside C code.
+            signal.setitimer(signal.ITIMER_REAL, timeouts_s[index] + _ORPHAN_GRACE_S)
+            verdicts = reward.judge(index, requests)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send(verdicts)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, _ORPHAN_GRACE_S)
+        reward.close()
 
 
 if __name__ == "__main__":

@@ -1,18 +1,44 @@
 """Group `reward`: the weighted components of the reward and the processes that run them."""
 
-from typing import Any
+from collections import Counter
+from typing import Any, Literal
 
 from pydantic import Field
 
-from rlstack.config.base import Frozen
+from rlstack.config.base import Frozen, Problem
+
+
+class WeightSchedule(Frozen):
+    """A weight that goes linearly from `start` to `end` over the first `steps` updates."""
+
+    start: float
+    end: float
+    steps: int = Field(ge=1)
 
 
 class RewardComponent(Frozen):
     """One registered reward; `row` stands for the reward that the dataset row names."""
 
     name: str
-    weight: float = 1.0
+    weight: float | WeightSchedule = 1.0
     params: dict[str, Any] = Field(default_factory=dict)
+    label: str | None = Field(default=None, min_length=1)
+    """Where its value is recorded, if not under its name: for one reward listed twice."""
+    gate: str | None = None
+    """Label of another component: where that one is below `gate_min`, this one contributes 0."""
+    gate_min: float = 1.0
+    data_sources: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """The data sources whose rows it judges, if not all of them."""
+    on_error: Literal["unjudged", "zero", "drop", "retry", "raise"] = "unjudged"
+    """What its failure does: it leaves the sum, counts as 0, takes the sample out, is tried up to
+    three times, or stops the run."""
+    timeout_s: float | None = Field(default=None, gt=0)
+    """Longest it may take, if not `reward.timeout_s`."""
+
+    @property
+    def key(self) -> str:
+        """The name under which its value is recorded."""
+        return self.label or self.name
 
 
 class RewardConfig(Frozen):
@@ -23,4 +49,31 @@ class RewardConfig(Frozen):
     """Modules or .py files that register rewards; every scorer process imports them itself."""
     num_workers: int = Field(ge=1)
     timeout_s: float = Field(gt=0)
-    """Longest a reward may take for one rollout."""
+    """Longest a component may take for one rollout, or a batched one for a whole group."""
+
+    def problems(self) -> list[Problem]:
+        """Components that cannot stand beside each other."""
+        labels = Counter(component.key for component in self.components)
+        texts = [
+            f"{label!r} is listed {count} times; keep one, or give them labels of their own"
+            for label, count in labels.items()
+            if count > 1
+        ]
+        for component in self.components:
+            others = labels.keys() - {component.key}
+            if component.gate is not None and component.gate not in others:
+                texts.append(
+                    f"the gate {component.gate!r} of {component.key!r} is no other component; "
+                    f"one of {', '.join(sorted(others)) or 'none'}"
+                )
+            if component.gate is None and component.gate_min != 1.0:
+                texts.append(
+                    f"gate_min of {component.key!r} has no gate; name a component in gate, or "
+                    "remove it"
+                )
+            if component.name == "row" and component.params:
+                texts.append(
+                    "'row' takes no params: the row chooses the reward; remove them, or list that "
+                    "reward as a component"
+                )
+        return [Problem(("reward.components",), text) for text in texts]

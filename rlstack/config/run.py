@@ -70,6 +70,7 @@ class RLConfig(RunSchema):
             *_kl_problems(self),
             *_correction_problems(self.algorithm),
             *_evaluation_problems(self),
+            *self.reward.problems(),
             *_trainer_problems(
                 self.trainer,
                 self.placement,
@@ -133,7 +134,7 @@ class EvalConfig(RunSchema):
         found = _sampling_problems(self.evaluation)
         if not self.data.eval:
             found.append(Problem(("data.eval",), "is empty; name at least one source"))
-        return found
+        return found + self.reward.problems()
 
 
 def _nothing_to_train_on(data: DataConfig) -> list[Problem]:

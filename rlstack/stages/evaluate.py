@@ -70,6 +70,7 @@ async def _run(config: EvalConfig) -> dict[str, float]:
                 stop=config.rollout.stop,
             ),
             seed=(config.seed, EVALUATION_ROUND),
+            step=0,
         )
         values = evaluation_metrics(groups).values()
         tracker.log(1, values)

@@ -18,6 +18,7 @@ ALGORITHMS = sorted(path.stem for path in (CONF / "algorithm").glob("*.yaml"))
 VARIANTS = sorted(
     f"algorithm/{path.parent.name}={path.stem}" for path in (CONF / "algorithm").glob("*/*.yaml")
 )
+REWARDS = sorted(path.stem for path in (CONF / "reward").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 SCHEMAS: dict[str, type[RunSchema]] = {"rl": RLConfig, "sft": SFTConfig, "eval": EvalConfig}
 SOURCE = "{type: file, path: rows.jsonl}"
@@ -53,6 +54,31 @@ def test_every_experiment_parses(name: str) -> None:
 @pytest.mark.parametrize("override", [*(f"algorithm={name}" for name in ALGORITHMS), *VARIANTS])
 def test_every_algorithm_and_each_of_its_variants_parses(override: str) -> None:
     assert parse(RLConfig, rl_values(override))
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_every_reward_recipe_parses_and_its_saved_form_too(name: str) -> None:
+    config = parse(RLConfig, rl_values(f"reward={name}"))
+    assert parse(RLConfig, yaml.safe_load(dump(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("components", "problem"),
+    [
+        ("[{name: format}, {name: format}]", "'format' is listed 2 times; keep one, or give them"),
+        ("[{name: format, gate: fromat}]", "the gate 'fromat' of 'format' is no other component"),
+        ("[{name: format, gate: format}]", "the gate 'format' of 'format' is no other component"),
+        ("[{name: format, gate_min: 0.5}]", "gate_min of 'format' has no gate"),
+        ("[{name: row, params: {x: 1}}]", "'row' takes no params"),
+        ("[{name: format, on_error: ignore}]", "reward.components[0].on_error"),
+        ("[{name: format, data_sources: []}]", "reward.components[0].data_sources"),
+        ("[{name: format, timeout_s: 0}]", "reward.components[0].timeout_s"),
+        ("[{name: format, weight: heavy}]", "reward.components[0].weight"),
+        ("[{name: format, weight: {start: 1, end: 0, steps: 0}}]", "steps"),
+    ],
+)
+def test_reward_components_that_cannot_be(components: str, problem: str) -> None:
+    assert problem in problems(rl_values(f"reward.components={components}"))
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
