@@ -169,9 +169,11 @@ def _confine(
         os.dup2(descriptor, index, inheritable=True)
     os.closerange(len(moved), moved_report)
     os.closerange(moved_report + 1, 65536)
+    # RLIMIT_NPROC counts every process of the user in its user namespace: bwrap, the server and
+    # the keeper too, and without a namespace the whole machine's.
     count = 0
-    if not contained and settings["uid"] is None:
-        count = _num_threads_of_user()
+    if settings["uid"] is None:
+        count = 3 if contained else _num_threads_of_user()
     if settings["uid"] is not None:
         os.setgroups([])
         os.setresgid(settings["uid"], settings["uid"], settings["uid"])

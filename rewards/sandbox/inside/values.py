@@ -10,6 +10,7 @@ from typing import Any
 
 _MAX_DEPTH = 200
 _PLAIN_INT = 1 << 63
+_MAX_COLLISIONS = 100
 
 
 class UnsupportedValueError(TypeError):
@@ -79,10 +80,19 @@ def _decode(data: Any) -> Any:
         case "tuple":
             return tuple(_decode(value))
         case "set":
-            return set(_decode(value))
+            return set(_spread(_decode(value)))
         case "frozenset":
-            return frozenset(_decode(value))
+            return frozenset(_spread(_decode(value)))
         case "dict":
-            return {_decode(key): _decode(item) for key, item in value}
+            keys = _spread([_decode(key) for key, _ in value])
+            return dict(zip(keys, [_decode(item) for _, item in value], strict=True))
         case kind:
             raise ValueError(f"no such kind of value: {kind!r}")
+
+
+def _spread(items: list[Any]) -> list[Any]:
+    """The same items, unless so many share a hash that a set of them would take quadratic time."""
+    hashes = sorted(map(hash, items))
+    if any(a == b for a, b in zip(hashes, hashes[_MAX_COLLISIONS:], strict=False)):
+        raise ValueError("too many keys share a hash")
+    return items
