@@ -6,11 +6,11 @@ an assert program runs in a second sandbox that calls the program's function thr
 The row says how it is judged, as a mapping in `metadata["code"]` or as JSON in `answer`:
 
     {"cases": [{"stdin": "1 2", "stdout": "3"}, ...]}                     a program
-    {"entry_point": "add", "cases": [{"args": [1, 2], "expected": 3}, ...]}    a function
+    {"entry_point": "add", "cases": [{"args": [1, 2], "expected": 3}, ...]}   a function
     {"entry_point": "add", "tests": "def check(candidate): assert ..."}   a function (HumanEval)
 
-`args` may be an object of named arguments. `prelude` (source text; HumanEval's `prompt`) goes before
-the program, which may also be just the rest of it, and before the tests. `entry_point` may be
+`args` may be an object of named arguments. `prelude` (source; HumanEval's `prompt`) goes before the
+program, which may also be just the rest of it, and before the tests. `entry_point` may be
 `Class.method`. JSON knows no tuples: an expected list equals a tuple.
 """
 
@@ -114,7 +114,7 @@ class Code:
         python: interpreter of the programs; default: this one, without packages.
         command: runs the program in another language, e.g. `[/usr/bin/node, main.js]`; such a
             program is judged by stdin and stdout. file_name: what it is saved as.
-        readable: folders and files that programs may read besides the interpreter and the libraries.
+        readable: folders and files that programs may read besides the interpreter and libraries.
 
         Raises:
             RewardError: if the machine lacks what `mode` needs.

@@ -79,6 +79,9 @@ def bubblewrap_command(python: str, readable: list[str]) -> list[str]:
         command += ["--unshare-user", "--uid", "65534", "--gid", "65534"]
     # Mounted elsewhere: its own path may lead through a folder that only root may enter.
     own_prefix = prefix(python) != "/usr"
+    for folder in sorted({str(up) for path in readable for up in Path(path).parents} - {"/"}):
+        # Those that bubblewrap makes by itself are closed to the programs' user.
+        command += ["--perms", "0755", "--dir", folder]
     for path in readable:
         command += ["--ro-bind", path, PYTHON_FOLDER if path == prefix(python) else path]
     command += ["--ro-bind", str(INSIDE), "/sandbox", "--dir", "/tmp", "--dir", "/dev"]

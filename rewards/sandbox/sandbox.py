@@ -54,11 +54,11 @@ class Sandbox:
         Raises:
             RewardError: if the mode does not work on this machine; names what is missing.
         """
-        self._settings = settings
+        self.settings = settings
         self._python = launch.interpreter(settings.python)
         self._readable = launch.readable_paths(self._python, settings.readable)
         self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
+        self.control: socket.socket | None = None
         self._folder = ""
         self._start()
         try:
@@ -77,7 +77,7 @@ class Sandbox:
             SandboxDiedError: if the sandbox failed, which is not the program's result.
         """
         task = self._begin(job, {})
-        _attend([task], self._settings.limits.wall_s)
+        _attend([task], self.settings.limits.wall_s)
         return self._outcome(task)
 
     def run_judged(self, job: Job, tests: Job, judge: "Sandbox") -> tuple[Outcome, Outcome]:
@@ -96,13 +96,13 @@ class Sandbox:
         finally:
             for descriptor in (calls_in, calls_out, results_in, results_out):
                 os.close(descriptor)
-        _attend([ours, theirs], self._settings.limits.wall_s)
+        _attend([ours, theirs], self.settings.limits.wall_s)
         return self._outcome(ours), judge._outcome(theirs)
 
     def close(self) -> None:
         """End it at once; closing again does nothing."""
-        if self._control is not None:
-            self._control.close()
+        if self.control is not None:
+            self.control.close()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -110,10 +110,10 @@ class Sandbox:
                 self._process.stderr.close()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
-        self._process, self._control, self._folder = None, None, ""
+        self._process, self.control, self._folder = None, None, ""
 
     def _start(self) -> None:
-        mode = self._settings.mode
+        mode = self.settings.mode
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         options = ["-I", "-S", "-X", "utf8"]
         if mode == "bubblewrap":
@@ -139,7 +139,7 @@ class Sandbox:
                 cwd="/",
                 pass_fds=(theirs.fileno(),),
             )
-        self._control = ours
+        self.control = ours
         ours.settimeout(_START_S)
         try:
             ready = ours.recv(64)
@@ -157,7 +157,7 @@ class Sandbox:
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._start()
-        assert self._control is not None, "it was just started"
+        assert self.control is not None, "it was just started"
         task = _Task(self)
         files = json.dumps(dict(job.files)).encode()
         head = struct.pack("!Q", len(files)) + files if job.files else b""
@@ -179,7 +179,7 @@ class Sandbox:
             task.outputs[end] = name
             task.received[name] = bytearray()
         message = {
-            **asdict(self._settings.limits),
+            **asdict(self.settings.limits),
             "kind": job.kind,
             "command": job.command,
             "entry_point": job.entry_point,
@@ -187,7 +187,7 @@ class Sandbox:
         }
         descriptors = array.array("i", [given[number] for number in sorted(given)])
         try:
-            self._control.sendmsg(
+            self.control.sendmsg(
                 [json.dumps(message).encode()],
                 [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)],
             )
@@ -200,10 +200,11 @@ class Sandbox:
                 os.close(descriptor)
         return task
 
-    def _stop_program(self) -> None:
-        if self._control is not None:
+    def stop_program(self) -> None:
+        """End the program that is running; its outcome still arrives."""
+        if self.control is not None:
             with suppress(OSError):
-                self._control.send(b"stop")
+                self.control.send(b"stop")
 
     def _outcome(self, task: _Task) -> Outcome:
         reply = task.reply
@@ -228,8 +229,8 @@ def _attend(tasks: list[_Task], wall_s: float) -> None:
     deadline = time.monotonic() + wall_s + _GRACE_S
     with selectors.DefaultSelector() as selector:
         for task in tasks:
-            assert task.sandbox._control is not None, "it has begun"
-            selector.register(task.sandbox._control, selectors.EVENT_READ, task)
+            assert task.sandbox.control is not None, "it has begun"
+            selector.register(task.sandbox.control, selectors.EVENT_READ, task)
             for end in task.inputs:
                 os.set_blocking(end, False)
                 selector.register(end, selectors.EVENT_WRITE, task)
@@ -242,10 +243,10 @@ def _attend(tasks: list[_Task], wall_s: float) -> None:
                 break
             for key, _ in events:
                 task: _Task = key.data
-                if key.fileobj is task.sandbox._control:
+                if isinstance(key.fileobj, socket.socket):
                     selector.unregister(key.fileobj)
                     waiting -= 1
-                    message = task.sandbox._control.recv(_CHUNK)
+                    message = key.fileobj.recv(_CHUNK)
                     task.reply = json.loads(message) if message else None
                 elif key.fd in task.inputs:
                     _feed(task, key.fd, selector)
@@ -269,11 +270,11 @@ def _feed(task: _Task, end: int, selector: selectors.BaseSelector) -> None:
 def _read(task: _Task, end: int, selector: selectors.BaseSelector) -> None:
     name = task.outputs[end]
     data = os.read(end, _CHUNK)
-    room = task.sandbox._settings.limits.output_bytes - len(task.received[name])
+    room = task.sandbox.settings.limits.output_bytes - len(task.received[name])
     task.received[name] += data[:room]
     if len(data) > room:
         task.exceeded = True
-        task.sandbox._stop_program()
+        task.sandbox.stop_program()
     if not data or task.exceeded:
         selector.unregister(end)
         os.close(end)

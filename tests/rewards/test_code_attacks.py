@@ -53,6 +53,7 @@ def test_the_corpus_is_large_and_names_what_it_tries() -> None:
 
 
 def test_no_attack_earns_a_reward_or_harms_the_host(canary: Path) -> None:
+    before = descendants()
     rewards: list[Code] = []
     mine = local()
 
@@ -79,8 +80,8 @@ def test_no_attack_earns_a_reward_or_harms_the_host(canary: Path) -> None:
         for reward in rewards:
             for checks in CHECKS:
                 assert judge(reward, HONEST, checks) == 1.0
-        assert len(descendants()) <= 3 * 2 * len(rewards)
+        assert len(descendants() - before) <= 3 * 2 * len(rewards)
     finally:
         for reward in rewards:
             reward.close()
-    assert descendants() == set()
+    assert descendants() <= before

@@ -7,6 +7,7 @@ is never given an expected result, and what it sends is data to whoever judges i
 import os
 import sys
 import types
+from collections.abc import Callable
 
 import values
 
@@ -43,7 +44,7 @@ def _main_module(path: str) -> types.ModuleType:
     return module
 
 
-def _look_up(module: types.ModuleType, entry_point: str) -> object:
+def _look_up(module: types.ModuleType, entry_point: str) -> Callable[..., object]:
     """`function`, or `Class.method` of a fresh object (the form that LeetCode rows use)."""
     owner, _, method = entry_point.partition(".")
     found = getattr(module, owner)

@@ -42,7 +42,7 @@ def run(tests_path: str, prelude_path: str, entry_point: str) -> None:
     _report("passed", "")
 
 
-def exec_into(code: types.CodeType, module: types.ModuleType, names: dict) -> None:
+def exec_into(code: types.CodeType, module: types.ModuleType, names: dict[str, object]) -> None:
     """Run `code` in `module`, the names set before and after it."""
     module.__dict__.update(names)
     exec(code, module.__dict__)
@@ -80,7 +80,7 @@ class _Candidate:
             raise error
         raise RuntimeError(f"{str(reply[0])[:50]}: {str(reply[1])[:200]}")
 
-    def _ask(self, line: bytes) -> list:
+    def _ask(self, line: bytes) -> list[object]:
         try:
             while line:
                 line = line[os.write(CALLS_OUT, line) :]

@@ -98,7 +98,7 @@ def _prctl(option: int, value: int, feature: str, pointer: object = None) -> Non
 
 
 def new_namespaces(flags: int) -> None:
-    """Leave the namespaces in `flags`; for processes, the next child is the first of the new one."""
+    """Leave the namespaces in `flags`; of processes, the next child is the first of a new one."""
     _check(_libc.unshare(flags), "user namespaces (unshare)")
 
 

@@ -1,7 +1,7 @@
 """The process that waits inside the sandbox and forks one child per program.
 
-`python -I -S server.py FD SETTINGS`: FD is a socket on which jobs arrive, SETTINGS is JSON. A job is
-one message: JSON and the descriptors the program gets as 0, 1, 2, ... One message goes back when
+`python -I -S server.py FD SETTINGS`: FD is a socket on which jobs arrive, SETTINGS is JSON. A job
+is one message: JSON and the descriptors the program gets as 0, 1, 2, ... One message goes back when
 nothing of the program is left. Three processes take part in a job:
 
 - the server forks a keeper and waits for it, nothing else;
@@ -15,6 +15,7 @@ What a program sees of this process is a copy: the code here, and the limits of 
 
 import array
 import contextlib
+import importlib
 import json
 import os
 import resource
@@ -26,6 +27,7 @@ import struct
 import sys
 import tempfile
 import time
+from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
@@ -34,8 +36,28 @@ import judge
 import kernel
 
 # What programs import most: forked from here they find it loaded.
-import bisect, collections, copy, datetime, decimal, fractions, functools, hashlib  # noqa: E401, F401, I001, E402
-import heapq, io, itertools, math, operator, random, re, statistics, string, typing  # noqa: E401, F401, I001, E402
+for _name in [
+    "bisect",
+    "collections",
+    "copy",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "fractions",
+    "functools",
+    "hashlib",
+    "heapq",
+    "io",
+    "itertools",
+    "math",
+    "operator",
+    "random",
+    "re",
+    "statistics",
+    "string",
+    "typing",
+]:
+    importlib.import_module(_name)
 
 sys.path.pop(0)
 
@@ -43,7 +65,7 @@ _MAX_JOB_BYTES, _MAX_DESCRIPTORS = 65536, 8
 _TMP = "/tmp"
 
 
-def serve(control: socket.socket, settings: dict) -> dict | None:
+def serve(control: socket.socket, settings: dict[str, Any]) -> dict[str, Any] | None:
     """Take jobs until the host is gone (None); in the child that is to run a program, its job."""
     control.sendall(b"{}")
     while True:
@@ -73,11 +95,13 @@ def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
     return message, list(descriptors)
 
 
-def _keep(control: socket.socket, settings: dict, job: dict, descriptors: list[int]) -> bool:
+def _keep(
+    control: socket.socket, settings: dict[str, Any], job: dict[str, Any], descriptors: list[int]
+) -> bool:
     """Run one program and report; True in the process that is to become the program."""
     started = time.monotonic()
     contained = settings["mode"] == "bubblewrap"
-    reply = {}
+    reply: dict[str, Any] = {}
     folder = _TMP
     report_read, report_write = os.pipe()
     try:
@@ -113,7 +137,7 @@ def _keep(control: socket.socket, settings: dict, job: dict, descriptors: list[i
     return False
 
 
-def _wait(control: socket.socket, program: int, deadline: float) -> dict:
+def _wait(control: socket.socket, program: int, deadline: float) -> dict[str, Any]:
     poll = select.poll()
     descriptor = os.pidfd_open(program)
     poll.register(descriptor, select.POLLIN)
@@ -148,7 +172,7 @@ def _end_descendants() -> None:
 
 
 def _become_program(
-    settings: dict, job: dict, descriptors: list[int], folder: str, report: int
+    settings: dict[str, Any], job: dict[str, Any], descriptors: list[int], folder: str, report: int
 ) -> None:
     try:
         _confine(settings, job, descriptors, folder, report)
@@ -158,7 +182,7 @@ def _become_program(
 
 
 def _confine(
-    settings: dict, job: dict, descriptors: list[int], folder: str, report: int
+    settings: dict[str, Any], job: dict[str, Any], descriptors: list[int], folder: str, report: int
 ) -> None:
     contained = settings["mode"] == "bubblewrap"
     os.setsid()
@@ -216,7 +240,7 @@ def _num_threads_of_user() -> int:
     return count
 
 
-def _write_files(job: dict, folder: str) -> None:
+def _write_files(job: dict[str, Any], folder: str) -> None:
     """Files arrive ahead of the program's own input: a length, then JSON {path: text}."""
     if job["files"]:
         (size,) = struct.unpack("!Q", _read_exactly(8))
