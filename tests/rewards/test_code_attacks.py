@@ -80,6 +80,7 @@ def test_no_attack_earns_a_reward_or_harms_the_host(canary: Path) -> None:
         for reward in rewards:
             for checks in CHECKS:
                 assert judge(reward, HONEST, checks) == 1.0
+        time.sleep(0.2)  # the last keepers end after their report
         assert len(descendants() - before) <= 3 * 2 * len(rewards)
     finally:
         for reward in rewards:
