@@ -76,6 +76,12 @@ def set_up(root: Path, *, stack: str) -> None:
     start = time.monotonic()
     install(venv, root=root, stack=stack)
     stamp.write_text(wanted)
+    if shutil.which("bwrap") is None:
+        print(
+            "setup: bubblewrap is not installed; the reward `code` runs programs in it: "
+            "apt install bubblewrap",
+            flush=True,
+        )
     print(f"setup: ready in {time.monotonic() - start:.0f} s ({stack} stack)", flush=True)
 
 

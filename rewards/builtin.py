@@ -1,5 +1,21 @@
 """The rewards that ship with rlstack: importing this module is what registers them."""
 
-from rewards import adapters, exact_match, format, math_answer, overlong, reasoning_gym_task
+from rewards import (
+    adapters,
+    code,
+    exact_match,
+    format,
+    math_answer,
+    overlong,
+    reasoning_gym_task,
+)
 
-__all__ = ["adapters", "exact_match", "format", "math_answer", "overlong", "reasoning_gym_task"]
+__all__ = [
+    "adapters",
+    "code",
+    "exact_match",
+    "format",
+    "math_answer",
+    "overlong",
+    "reasoning_gym_task",
+]

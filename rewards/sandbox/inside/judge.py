@@ -1,0 +1,99 @@
+"""An assert program, with the function under test in another sandbox.
+
+The tests see a function of the right name. A call travels as a line of plain data and its result
+comes back as one, so that nothing of the program under test ever exists in this process.
+"""
+
+import builtins
+import json
+import os
+import types
+
+import values
+
+CALLS_OUT, RESULTS_IN, VERDICT = 3, 4, 5
+_MAX_REPLY_BYTES = 16 << 20
+
+
+def run(tests_path: str, prelude_path: str, entry_point: str) -> None:
+    """Run prelude and tests, and write the verdict: {"verdict": passed | failed | broken, ...}."""
+    module = types.ModuleType("__main__")
+    candidate = _Candidate(entry_point)
+    name = entry_point.split(".")[-1]
+    try:
+        for path in (prelude_path, tests_path):
+            with open(path, "rb") as file:
+                code = compile(file.read(), path, "exec", dont_inherit=True)
+            # The prelude may hold an empty function of this name: the real one replaces it.
+            exec_into(code, module, {name: candidate, "candidate": candidate})
+        check = module.__dict__.get("check")
+        if isinstance(check, types.FunctionType):
+            check(candidate)
+    except AssertionError as error:
+        _report("failed", f"an assert failed {str(error)[:200]}".strip())
+    except _ArgumentError as error:
+        _report("broken", str(error))
+    except BaseException as error:  # noqa: BLE001
+        # An error before the first call is the tests' own.
+        verdict = "failed" if candidate.num_calls else "broken"
+        _report(verdict, f"{type(error).__name__}: {str(error)[:200]}")
+    if not candidate.num_calls:
+        _report("broken", f"the tests never call {name}")
+    _report("passed", "")
+
+
+def exec_into(code: types.CodeType, module: types.ModuleType, names: dict[str, object]) -> None:
+    """Run `code` in `module`, the names set before and after it."""
+    module.__dict__.update(names)
+    exec(code, module.__dict__)
+    module.__dict__.update(names)
+
+
+class _ArgumentError(BaseException):
+    """The tests pass something that cannot travel: they cannot be run here."""
+
+
+class _Candidate:
+    """The function under test."""
+
+    def __init__(self, entry_point: str) -> None:
+        self.__name__ = entry_point
+        self.num_calls = 0
+        self._results = open(RESULTS_IN, "rb", closefd=False)  # noqa: SIM115
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        try:
+            call = values.dumps([args, kwargs])
+        except values.UnsupportedValueError as error:
+            raise _ArgumentError(f"an argument of the tests: {error}") from None
+        self.num_calls += 1
+        reply = self._ask(call + b"\n")
+        if len(reply) == 1:
+            return reply[0]
+        kind = getattr(builtins, str(reply[0]), None)
+        # Tests may expect a ValueError; a made-up one must not end them as if they had passed.
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            try:
+                error = kind(str(reply[1]))
+            except TypeError:
+                error = RuntimeError(str(reply[0]))
+            raise error
+        raise RuntimeError(f"{str(reply[0])[:50]}: {str(reply[1])[:200]}")
+
+    def _ask(self, line: bytes) -> list[object]:
+        try:
+            while line:
+                line = line[os.write(CALLS_OUT, line) :]
+            answer = self._results.readline(_MAX_REPLY_BYTES)
+            reply = values.loads(answer)
+        except (OSError, ValueError) as error:
+            _report("failed", f"the program gave no result: {type(error).__name__}")
+            raise
+        if not answer.endswith(b"\n") or type(reply) is not list or len(reply) not in (1, 2):
+            _report("failed", "the program gave no result")
+        return reply
+
+
+def _report(verdict: str, message: str) -> None:
+    os.write(VERDICT, json.dumps({"verdict": verdict, "message": message}).encode())
+    os._exit(0)
