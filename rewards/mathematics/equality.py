@@ -120,7 +120,9 @@ def _stated_value(relation: Relation) -> Scalar | None:
 def _is_name(text: str) -> bool:
     bare = text.replace("\\", "").replace("{", "").replace("}", "").replace("_", "")
     name, _, argument = bare.partition("(")
-    return name.isalpha() and (not argument or argument.removesuffix(")").replace(",", "").isalpha())
+    return name.isalpha() and (
+        not argument or argument.removesuffix(")").replace(",", "").isalpha()
+    )
 
 
 def _same_relation(one: Relation, other: Relation) -> bool:
@@ -129,9 +131,7 @@ def _same_relation(one: Relation, other: Relation) -> bool:
     if None not in one.sides and None not in other.sides:
         return _same_direction(one, other)
     return one.operators == other.operators and all(
-        (a.replace(" ", "") == b.replace(" ", ""))
-        if x is None or y is None
-        else same_scalar(x, y)
+        (a.replace(" ", "") == b.replace(" ", "")) if x is None or y is None else same_scalar(x, y)
         for a, b, x, y in zip(one.texts, other.texts, one.sides, other.sides, strict=True)
     )
 

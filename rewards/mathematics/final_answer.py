@@ -30,6 +30,7 @@ _MATHS = re.compile(
 )
 # Two amounts in dollars are no formula.
 _PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3,}")
+_TWO_LETTERS = re.compile(r"(?<![\\A-Za-z{])(?!pi|ln)[A-Za-z]{2,}")
 NUMBER_IN_TEXT = re.compile(
     r"(?<![\w.,])[-+]?(?:\\?[$\u00a3\u20ac]\s?)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+|(?<=\d))"
     r"(?:[eE][-+]?\d{1,3}\b)?(?:\s?/\s?\d+(?![\w]))?"
@@ -150,13 +151,16 @@ def _formulas(text: str) -> list[tuple[int, int, str]]:
 
 
 def _denied(number: re.Match[str]) -> bool:
-    return re.search(r"\b(?:not|never|isn't|neither|nor)\b", number.string[: number.start()]) is not None
+    return (
+        re.search(r"\b(?:not|never|isn't|neither|nor)\b", number.string[: number.start()])
+        is not None
+    )
 
 
 def _last_formula_or_number(text: str) -> str | None:
     formulas = _formulas(text)
     line = _LABEL.sub("", text.strip().rsplit("\n", maxsplit=1)[-1])
-    if not formulas and not _PROSE.search(line):
+    if not formulas and not _TWO_LETTERS.search(line):
         # Arithmetic on the way to the number may be wrong; an equation is the answer.
         return line if re.search("[A-Za-z]", line) else line.rsplit("=", maxsplit=1)[-1]
     numbers = list(NUMBER_IN_TEXT.finditer(text))
@@ -180,6 +184,8 @@ def _last_formula_or_number(text: str) -> str | None:
         and _CHOICE.search(text, earlier[-1].end(), last.start())
     ):
         return ", ".join(number.group() for number in (earlier[-1], last))
-    if re.search(r"\b(?:not|isn't|neither|nor)\s+\S{0,10}\s*$", text[sentence_start : last.start()]):
+    if re.search(
+        r"\b(?:not|isn't|neither|nor)\s+\S{0,10}\s*$", text[sentence_start : last.start()]
+    ):
         return None
     return last.group()

@@ -56,7 +56,10 @@ _SAME = [
     (re.compile(r"\\frac\s*(\d)\s*(\d)(?!\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\frac\s*(\d)\s*\{"), r"\\frac{\1}{"),
     (re.compile(r"\\sqrt\s*(\d)"), r"\\sqrt{\1}"),
-    (re.compile(r"\\text\{\s*(?:,\s*)?(?:or|and)\s*\}|(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])"), " , "),
+    (
+        re.compile(r"\\text\{\s*(?:,\s*)?(?:or|and)\s*\}|(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])"),
+        " , ",
+    ),
     (re.compile(r"\s+"), " "),
 ]
 _DELIMITED = re.compile(r"\$\$(.*)\$\$|\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\]", re.DOTALL)

@@ -24,16 +24,67 @@ _MAX_EXPONENT = 10_000
 _MAX_FACTORIAL = 200
 _DIGITS = 30
 _TOLERANCE = Fraction(1, 10**18)
-# What is left of a sum that cancels out.
-_ZERO = 1e-100
+# Below this a value may be what is left of a sum that cancels out.
+_SMALLEST = 1e-180
 # Fewer digits are too few to tell a rounding from a wrong number.
 _MIN_SIGNIFICANT = 6
 
 _COMMANDS = frozenset(
-    """frac sqrt pi cdot times div infty ln log lg exp sin cos tan cot sec csc arcsin arccos arctan
-    sinh cosh tanh binom alpha beta gamma delta epsilon theta lambda mu nu rho sigma tau phi omega
-    varphi psi xi eta zeta kappa Delta Omega Theta Lambda Phi lfloor rfloor lceil rceil
-    """.split()
+    [
+        "frac",
+        "sqrt",
+        "pi",
+        "cdot",
+        "times",
+        "div",
+        "infty",
+        "ln",
+        "log",
+        "lg",
+        "exp",
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "binom",
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "theta",
+        "lambda",
+        "mu",
+        "nu",
+        "rho",
+        "sigma",
+        "tau",
+        "phi",
+        "omega",
+        "varphi",
+        "psi",
+        "xi",
+        "eta",
+        "zeta",
+        "kappa",
+        "Delta",
+        "Omega",
+        "Theta",
+        "Lambda",
+        "Phi",
+        "lfloor",
+        "rfloor",
+        "lceil",
+        "rceil",
+    ]
 )
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")
@@ -109,7 +160,7 @@ def proportional(one: Scalar, other: Scalar) -> float | None:
         return None
     mp = _mpmath()
     with mp.workdps(_DIGITS):
-        if any(abs(value) <= _ZERO for value in (*one.values, *other.values)):
+        if any(not value for value in (*one.values, *other.values)):
             return None
         ratios = [a / b for a, b in zip(one.values, other.values, strict=True)]
         if not all(_close(mp, ratio, ratios[0]) for ratio in ratios):
@@ -141,7 +192,9 @@ def _depth(text: str) -> int:
         if character in "([{":
             stack.append(character)
             deepest = max(deepest, len(stack))
-        elif character in ")]}" and (not stack or stack.pop() + character not in ("()", "[]", "{}")):
+        elif character in ")]}" and (
+            not stack or stack.pop() + character not in ("()", "[]", "{}")
+        ):
             return _MAX_DEPTH + 1
     return _MAX_DEPTH + 1 if stack else deepest
 
@@ -221,12 +274,21 @@ def _read_expression(text: str) -> Scalar | None:
         spelling = str(expression)
         rational = _as_fraction(exact)
     # Of what a model wrote, evaluation may raise anything: then it is no quantity.
-    except (ArithmeticError, ValueError, TypeError, AttributeError, RecursionError, NotImplementedError):
+    except (
+        ArithmeticError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        NotImplementedError,
+    ):
         return None
     if values is None:
         return None
     if rational is not None:
-        short = str(rational) if rational.denominator * abs(rational.numerator) < 10**60 else spelling
+        short = (
+            str(rational) if rational.denominator * abs(rational.numerator) < 10**60 else spelling
+        )
         return Scalar(short, exact=rational)
     return Scalar(spelling, values=values, has_symbols=bool(exact.free_symbols))
 
@@ -273,6 +335,8 @@ def _values(expression: Any) -> tuple[Any, ...] | None:
             return None
         with _mpmath().workdps(_DIGITS):
             values.append(_mpmath().mpc(str(real), str(imaginary)))
+            if 0 < abs(values[-1]) < _SMALLEST:
+                return None
     return tuple(values)
 
 
@@ -315,7 +379,7 @@ def _close(mp: Any, one: Any, other: Any) -> bool:
         return one == other
     scale = max(abs(one), abs(other))
     tolerance = mp.mpf(_TOLERANCE.numerator) / _TOLERANCE.denominator
-    return abs(one - other) <= scale * tolerance or scale <= _ZERO
+    return abs(one - other) <= scale * tolerance
 
 
 def _rounds_to(exact: Scalar, rounded: Scalar) -> bool:
