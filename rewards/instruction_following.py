@@ -48,8 +48,8 @@ def ifeval(
 
 def _instructions(request: RewardRequest) -> tuple[list[str], list[Mapping[str, Any]]]:
     where = f"the row (data source {request.data_source!r})"
-    ids = list(request.metadata.get("instruction_id_list") or ())
-    arguments = list(request.metadata.get("kwargs") or ())
+    ids: list[str] = list(request.metadata.get("instruction_id_list") or [])
+    arguments: list[Mapping[str, Any]] = list(request.metadata.get("kwargs") or [])
     if not ids:
         raise RewardError(
             f"ifeval: {where} has no metadata['instruction_id_list']. This reward judges rows in "

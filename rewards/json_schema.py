@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from math import isfinite
 from typing import Any
 
 from rewards.registry import register
@@ -44,7 +45,10 @@ def json_schema(request: RewardRequest, *, schema: dict[str, Any] | None = None)
         return 0.0
     try:
         value = json.loads(
-            document, parse_constant=_no_constant, object_pairs_hook=_without_repetition
+            document,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            object_pairs_hook=_without_repetition,
         )
     except (ValueError, RecursionError):
         return 0.0
@@ -54,17 +58,20 @@ def json_schema(request: RewardRequest, *, schema: dict[str, Any] | None = None)
 @lru_cache(maxsize=256)
 def _validator(text: str) -> Any:
     import jsonschema
+    from jsonschema.validators import validator_for
+    from referencing import Registry
 
     try:
         schema = json.loads(text)
-        kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+        kind = validator_for(schema, default=jsonschema.Draft202012Validator)
         kind.check_schema(schema)
     except (ValueError, TypeError, jsonschema.SchemaError) as error:
         raise RewardError(
             f"json_schema: the schema is not a valid JSON Schema: {str(error).splitlines()[0]}. "
             "Correct it in the params or in the row's metadata."
         ) from None
-    return kind(schema)
+    # With a registry of its own it fetches nothing: a schema must not open a connection.
+    return kind(schema, registry=Registry())
 
 
 def _depth(document: str) -> int:
@@ -78,6 +85,13 @@ def _depth(document: str) -> int:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not isfinite(value):
+        raise ValueError(f"{number} is too large")
+    return value
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """Reward `cosine_length`: correctness and length in one figure."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Field
 
@@ -12,7 +12,7 @@ from rlstack.types import RewardRequest, Score
 
 def _build(correct: Any) -> Reward:
     if callable(correct):
-        return correct
+        return cast(Reward, correct)
     if isinstance(correct, str):
         return build(correct, {})
     raise ValueError("expected the name of a registered reward")

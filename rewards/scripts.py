@@ -30,48 +30,12 @@ SCRIPTS_OF_LANGUAGE: dict[str, frozenset[str]] = {
 }  # fmt: skip
 """Languages, by code and name, whose script sets them apart from those in Latin letters."""
 
-LATIN_LANGUAGES = frozenset(
-    [
-        "en",
-        "english",
-        "de",
-        "german",
-        "fr",
-        "french",
-        "es",
-        "spanish",
-        "pt",
-        "portuguese",
-        "it",
-        "italian",
-        "nl",
-        "dutch",
-        "sv",
-        "swedish",
-        "no",
-        "norwegian",
-        "da",
-        "danish",
-        "fi",
-        "finnish",
-        "pl",
-        "polish",
-        "cs",
-        "czech",
-        "hu",
-        "hungarian",
-        "ro",
-        "romanian",
-        "tr",
-        "turkish",
-        "vi",
-        "vietnamese",
-        "id",
-        "indonesian",
-        "sw",
-        "swahili",
-    ]
+_LATIN = (
+    "en english de german fr french es spanish pt portuguese it italian nl dutch sv swedish "
+    "no norwegian da danish fi finnish pl polish cs czech hu hungarian ro romanian tr turkish "
+    "vi vietnamese id indonesian sw swahili"
 )
+LATIN_LANGUAGES = frozenset(_LATIN.split())
 """Languages that share the Latin script: by script alone one cannot be told from another."""
 
 
@@ -87,7 +51,7 @@ def scripts_of(language: str) -> frozenset[str] | None:
 
 
 def letters_by_script(text: str) -> Counter[str]:
-    """How many letters of each Unicode script the text has, e.g. LATIN, CJK; 0 of what is absent."""
+    """How many letters of each Unicode script the text has, e.g. LATIN, CJK."""
     counts: Counter[str] = Counter()
     for character, count in Counter(text).items():
         script = _script(character)

@@ -47,6 +47,7 @@ class ScorerPool:
         )
         load_reward(self._spec)
         self._timeout_s = config.timeout_s
+        self._memory_bytes = int(config.memory_gib * 2**30)
         self._directory = Path.cwd()
         self._lock = threading.Lock()
         self._closed = False
@@ -124,7 +125,12 @@ class ScorerPool:
             return self._start_process()
 
     def _start_process(self) -> "_ScorerProcess":
-        process = _ScorerProcess(self._spec, timeout_s=self._timeout_s, directory=self._directory)
+        process = _ScorerProcess(
+            self._spec,
+            timeout_s=self._timeout_s,
+            memory_bytes=self._memory_bytes,
+            directory=self._directory,
+        )
         self._processes.add(process)
         return process
 
@@ -136,7 +142,9 @@ def _failed(error: str) -> Score:
 class _ScorerProcess:
     """One process running `workers.scorer_process`, and our end of its connection."""
 
-    def __init__(self, spec: RewardSpec, *, timeout_s: float, directory: Path) -> None:
+    def __init__(
+        self, spec: RewardSpec, *, timeout_s: float, memory_bytes: int, directory: Path
+    ) -> None:
         self._connection, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
@@ -160,7 +168,7 @@ class _ScorerProcess:
                 # Ctrl-C is for the driver; and whatever a reward starts is ended with it.
                 process_group=0,
             )
-        self._connection.send((spec, timeout_s))
+        self._connection.send((spec, timeout_s, memory_bytes))
         self._ready_lock = threading.Lock()
         self._ready = False
         self._start_failed = False

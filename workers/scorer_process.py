@@ -3,11 +3,13 @@
 Started by `workers.scorer` as `python -m workers.scorer_process FD`, FD being its end of a socket
 pair. It must stay light to start: no torch, no ray.
 
-Protocol, every message pickled: a `RewardSpec` and a time-out in seconds come in; None (ready) or a
+Protocol, every message pickled: a `RewardSpec`, a time-out in seconds and a
+memory limit in bytes come in; None (ready) or a
 text (why it cannot start) goes out; then a `RewardRequest` in, its `Score` out, until end of file.
 """
 
 import os
+import resource
 import signal
 import sys
 from multiprocessing.connection import Connection
@@ -36,7 +38,9 @@ def main() -> None:
 
 
 def _serve(connection: "Connection[Any, Any]") -> None:
-    spec, timeout_s = connection.recv()
+    spec, timeout_s, memory_bytes = connection.recv()
+    # Set here and inherited: what a reward starts is limited too.
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     try:
         reward = load_reward(spec)
         import_requirements(spec)

@@ -27,10 +27,11 @@ def same_answer(one: Answer, other: Answer) -> bool:
     """Whether the answers are equal: as numbers, sets, intervals, tuples, matrices or relations."""
     if isinstance(one, Relation) and isinstance(other, Relation):
         return _same_relation(one, other)
-    if isinstance(one, Relation) or isinstance(other, Relation):
-        relation, plain = (one, other) if isinstance(one, Relation) else (other, one)
-        value = _stated_value(relation)
-        return value is not None and same_answer(Quantified(value), plain)
+    if isinstance(one, Relation):
+        value = _stated_value(one)
+        return value is not None and same_answer(Quantified(value), other)
+    if isinstance(other, Relation):
+        return same_answer(other, one)
     if isinstance(one, Quantified) and isinstance(other, Quantified):
         return _same_quantity(one, other)
     if isinstance(one, Words) or isinstance(other, Words):
@@ -100,7 +101,7 @@ def _same_items(one: Sequence[Answer], other: Sequence[Answer]) -> bool:
 
 
 def _stated_value(relation: Relation) -> Scalar | None:
-    """The value of `x = 5` or `2 + 3 = 5`; None of `4 = 5`, `5 = 5` and anything but an equation."""
+    """The value of `x = 5` or `2 + 3 = 5`; None of `4 = 5`, `5 = 5` and all but equations."""
     if any(operator != "=" for operator in relation.operators):
         return None
     *before, value = relation.sides

@@ -5,6 +5,7 @@ two `####` lines) the answer is all of them together, or there is none: never th
 """
 
 import re
+from itertools import pairwise
 
 BOX = "\\boxed{"
 _MAX_RESPONSE_TAIL = 4_000
@@ -132,7 +133,7 @@ def _stated(clause: str) -> str | None:
     numbers = list(NUMBER_IN_TEXT.finditer(sentence.rsplit("=", maxsplit=1)[-1]))
     if not numbers:
         return sentence
-    for before, after in zip(numbers, numbers[1:], strict=False):
+    for before, after in pairwise(numbers):
         between = before.string[before.end() : after.start()]
         if _ALTERNATIVES.search(between) and before.group() != after.group():
             return ", ".join(number.group() for number in numbers)

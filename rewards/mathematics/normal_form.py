@@ -35,7 +35,7 @@ _SYMBOLS = str.maketrans(
 _SAME = [
     (re.compile(r"\\(?:left|right|big|Big|bigl|bigr|displaystyle|textstyle)(?![A-Za-z])"), ""),
     (re.compile(r"\{,\}|(?<=\d)\\[,!]\s?(?=\d{3}(?!\d))|(?<=\d),\\!\s?(?=\d{3})"), ","),
-    (re.compile(r"\\[,;:! ]|~|\\q?quad(?![A-Za-z])"), " "),
+    (re.compile(r"(?<!\\)\\[,;:! ]|~|\\q?quad(?![A-Za-z])"), " "),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\[dt]binom(?![A-Za-z])"), r"\\binom"),
     (re.compile(r"\\(?:mathrm|textbf|textrm|textit|mbox|operatorname|mathbf)\s*\{"), r"\\text{"),

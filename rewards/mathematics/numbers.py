@@ -33,7 +33,7 @@ class Decimal:
 
 
 def read_number(text: str) -> tuple[Fraction, Decimal | None] | None:
-    r"""`-1,234.50`, `7/2`, `1 1/2`, `\frac{7}{2}`, `3 \times 10^{5}`, `1.5e3`; None if it is none."""
+    r"""`-1,234.50`, `7/2`, `1 1/2`, `\frac{7}{2}`, `3 \times 10^{5}`, `1.5e3`."""
     text = text.strip()
     if sum(character.isdigit() for character in text) > _MAX_DIGITS:
         return None

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from rewards.mathematics.normal_form import MAX_CHARS, normal_form
 from rewards.mathematics.scalars import Scalar, negative, read_scalar, scaled
-from rewards.mathematics.units import Unit, split_unit
+from rewards.mathematics.units import NO_UNIT, Unit, split_unit
 
 _MAX_ITEMS = 64
 _OPERATORS = re.compile(r"\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z])|<|>|=")
@@ -30,7 +30,7 @@ class Quantified:
     """A quantity with its unit."""
 
     scalar: Scalar
-    unit: Unit = Unit()
+    unit: Unit = NO_UNIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """`1, 2` (no brackets), `{1, 2}`, `(1, 2)` or `[1, 2)`; `variable` is what lies in it, if named."""
+    """`1, 2` (no brackets), `{1, 2}`, `(1, 2)` or `[1, 2)`; `variable` lies in it."""
 
     opened: str
     items: "tuple[Answer, ...]"

@@ -15,6 +15,7 @@ from functools import cache
 from math import factorial, prod
 from typing import Any
 
+from rewards.mathematics.magnitude import check_magnitude
 from rewards.mathematics.numbers import Decimal, read_number
 
 _MAX_CHARS = 200
@@ -29,63 +30,13 @@ _SMALLEST = 1e-180
 # Fewer digits are too few to tell a rounding from a wrong number.
 _MIN_SIGNIFICANT = 6
 
-_COMMANDS = frozenset(
-    [
-        "frac",
-        "sqrt",
-        "pi",
-        "cdot",
-        "times",
-        "div",
-        "infty",
-        "ln",
-        "log",
-        "lg",
-        "exp",
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "binom",
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "theta",
-        "lambda",
-        "mu",
-        "nu",
-        "rho",
-        "sigma",
-        "tau",
-        "phi",
-        "omega",
-        "varphi",
-        "psi",
-        "xi",
-        "eta",
-        "zeta",
-        "kappa",
-        "Delta",
-        "Omega",
-        "Theta",
-        "Lambda",
-        "Phi",
-        "lfloor",
-        "rfloor",
-        "lceil",
-        "rceil",
-    ]
+_COMMANDS_TEXT = (
+    "frac sqrt pi cdot times div infty ln log lg exp sin cos tan cot sec csc arcsin arccos "
+    "arctan sinh cosh tanh binom alpha beta gamma delta epsilon theta lambda mu nu rho sigma "
+    "tau phi omega varphi psi xi eta zeta kappa Delta Omega Theta Lambda Phi lfloor rfloor "
+    "lceil rceil "
 )
+_COMMANDS = frozenset(_COMMANDS_TEXT.split())
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")
 _EXPONENT = re.compile(r"\^\s*(\{|\(|-?\s*\d+|\\?[A-Za-z]+)", re.ASCII)
@@ -270,6 +221,7 @@ def _read_expression(text: str) -> Scalar | None:
         exact = expression.xreplace(
             {number: sympy.Rational(str(number)) for number in expression.atoms(sympy.Float)}
         )
+        check_magnitude(exact)
         values = _values(exact)
         spelling = str(expression)
         rational = _as_fraction(exact)

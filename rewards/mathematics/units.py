@@ -42,82 +42,14 @@ _UNITS: dict[str, tuple[str, Fraction]] = {
     for name in names.split()
 }
 # With one of these the words are no unit but part of what is said about the number.
-_NOT_A_UNIT = frozenset(
-    [
-        "not",
-        "no",
-        "never",
-        "isn't",
-        "isnt",
-        "wrong",
-        "false",
-        "incorrect",
-        "is",
-        "are",
-        "was",
-        "or",
-        "and",
-        "either",
-        "neither",
-        "nor",
-        "but",
-        "maybe",
-        "perhaps",
-        "possibly",
-        "probably",
-        "if",
-        "unless",
-        "to",
-        "through",
-        "until",
-        "between",
-        "than",
-        "less",
-        "more",
-        "least",
-        "most",
-        "at",
-        "about",
-        "around",
-        "approximately",
-        "roughly",
-        "almost",
-        "nearly",
-        "any",
-        "all",
-        "every",
-        "everything",
-        "some",
-        "plus",
-        "minus",
-        "times",
-        "half",
-        "squared",
-        "cubed",
-        "point",
-        "other",
-        "another",
-        "answer",
-        "result",
-        "true",
-        "correct",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "zero",
-        "eleven",
-        "twelve",
-        "twenty",
-        "thirty",
-    ]
+_NOT_A_UNIT_TEXT = (
+    "not no never isn't isnt wrong false incorrect is are was or and either neither nor but "
+    "maybe perhaps possibly probably if unless to through until between than less more least "
+    "most at about around approximately roughly almost nearly any all every everything some "
+    "plus minus times half squared cubed point other another answer result true correct one "
+    "two  three four five six seven eight nine ten zero eleven twelve twenty thirty "
 )
+_NOT_A_UNIT = frozenset(_NOT_A_UNIT_TEXT.split())
 _WORDS_BEHIND = re.compile(
     r"(?P<quantity>.*?[\d)}%A-Za-z])\s*(?:\\text\s*\{(?P<text>[^{}]*)\}|(?<=[\d)}%])\s?(?P<plain>"
     r"(?:[A-Za-z][A-Za-z.']*)(?:[ /-]+[A-Za-z][A-Za-z.']*){0,5}))"
@@ -135,13 +67,16 @@ class Unit:
     size: Fraction = Fraction(1)
 
 
+NO_UNIT = Unit()
+
+
 @dataclass(frozen=True, slots=True)
 class Quantity:
     """The text of a number and what was said behind it."""
 
     number: str
     factor: Fraction = Fraction(1)
-    unit: Unit = Unit()
+    unit: Unit = NO_UNIT
 
 
 def split_unit(text: str) -> Quantity | None:
@@ -172,10 +107,10 @@ def _is_name(names: list[str]) -> bool:
 def _unit(names: list[str], power: str | None) -> Unit:
     """A unit of several words (`km per hour`) is only a name: rates are not converted."""
     if len(names) != 1:
-        return Unit()
+        return NO_UNIT
     name = names[0].lower()
     known = _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
     if known is None:
-        return Unit()
+        return NO_UNIT
     exponent = int(re.sub(r"\D", "", power)) if power else 1
     return Unit(f"{known[0]}^{exponent}", known[1] ** exponent)
