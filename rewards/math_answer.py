@@ -16,7 +16,7 @@ from rewards.registry import register
 from rlstack.types import RewardRequest, Score
 
 
-@register("math_answer", requires=("math_verify", "sympy"))
+@register("math_answer", requires=("math_verify",))
 def math_answer(request: RewardRequest) -> Score:
     r"""1.0 if the final answer is mathematically equal to the reference answer, else 0.0.
 

@@ -24,5 +24,5 @@ class RewardConfig(Frozen):
     num_workers: int = Field(ge=1)
     timeout_s: float = Field(gt=0)
     """Longest a reward may take for one rollout."""
-    memory_gib: float = Field(gt=0)
+    memory_gib: float = Field(default=16, gt=0)
     """Address space of one scorer process; beyond it a reward gets a MemoryError."""
