@@ -33,7 +33,12 @@ ROWS: list[tuple[str, dict[str, Any], str, str]] = [
         "bab",
     ),
     ("language:response_language", {"language": "ru"}, "Да, конечно", "Of course"),
-    ("length_constraints:number_words", {"relation": LEAST, "num_words": 3}, "one two three", "- - a"),
+    (
+        "length_constraints:number_words",
+        {"relation": LEAST, "num_words": 3},
+        "one two three",
+        "- - a",
+    ),
     ("length_constraints:number_words", {"relation": LESS, "num_words": 3}, "one two", "a b c"),
     (
         "length_constraints:number_sentences",
@@ -86,7 +91,12 @@ ROWS: list[tuple[str, dict[str, Any], str, str]] = [
         "Say hi.\nHi",
         "Say hi.",
     ),
-    ("startend:end_checker", {"end_phrase": "That is all."}, 'So. "That is all."', "That is all. So"),
+    (
+        "startend:end_checker",
+        {"end_phrase": "That is all."},
+        'So. "That is all."',
+        "That is all. So",
+    ),
     ("startend:quotation", {}, '"quoted"', '"quoted" not'),
     ("change_case:english_capital", {}, "ALL 3 OF IT", "aLL"),
     ("change_case:english_lowercase", {}, "all 3 of it", "All"),

@@ -20,7 +20,14 @@ def judge(response: str, tokens: int, limit: int = 100, **params: object) -> Sco
 
 @pytest.mark.parametrize(
     ("response", "tokens", "value"),
-    [("4", 0, 2.0), ("4", 50, 1.5), ("4", 100, 1.0), ("5", 0, -10.0), ("5", 50, -5.0), ("5", 100, 0)],
+    [
+        ("4", 0, 2.0),
+        ("4", 50, 1.5),
+        ("4", 100, 1.0),
+        ("5", 0, -10.0),
+        ("5", 50, -5.0),
+        ("5", 100, 0),
+    ],
 )
 def test_along_the_paper_s_curve(response: str, tokens: int, value: float) -> None:
     score = judge(response, tokens)
