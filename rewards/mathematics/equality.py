@@ -1,5 +1,6 @@
 """Whether two answers say the same: symmetric, and never by making one of them say less."""
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -20,6 +21,7 @@ from rewards.mathematics.scalars import (
     scaled,
 )
 
+_NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([A-Za-z0-9,]+\))?", re.ASCII)
 _UNORDERED = (("", ""), ("{", "}"))
 
 
@@ -119,11 +121,7 @@ def _stated_value(relation: Relation) -> Scalar | None:
 
 
 def _is_name(text: str) -> bool:
-    bare = text.replace("\\", "").replace("{", "").replace("}", "").replace("_", "")
-    name, _, argument = bare.partition("(")
-    return name.isalpha() and (
-        not argument or argument.removesuffix(")").replace(",", "").isalpha()
-    )
+    return _NAME.fullmatch(text.replace(" ", "")) is not None
 
 
 def _same_relation(one: Relation, other: Relation) -> bool:

@@ -26,7 +26,8 @@ _ANSWER_PHRASE = re.compile(
 _SENTENCE_END = re.compile(r"[.?!](?=\s|$)|\n")
 _MATHS = re.compile(
     r"\$\$([^$]{1,400})\$\$|\\\[(.{1,400}?)\\\]|\\\((.{1,400}?)\\\)"
-    r"|(?<![\\\d$])\$(?!\s)([^$\n]{1,400}?)(?<![\s\\])\$(?!\d)",
+    r"|(?<![\\\d$])\$(?!\s)([^$\n]{1,400}?)(?<![\s\\])\$(?!\d)"
+    r"|(-?\s?\\[dt]?frac\{[^{}$\n]{1,50}\}\{[^{}$\n]{1,50}\})",
     re.DOTALL,
 )
 # Two amounts in dollars are no formula.

@@ -22,6 +22,7 @@ _FRACTION = re.compile(
 _SLASH = re.compile(
     rf"(?:(?P<whole>\d+)\s+)?(?P<top>{_DECIMAL})\s*/\s*(?P<bottom>-?\s*{_DECIMAL})", re.ASCII
 )
+_REPEATING = re.compile(r"(\d+)\.(\d*)\\overline\s*\{(\d+)\}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Decimal:
 
 
 def read_number(text: str) -> tuple[Fraction, Decimal | None] | None:
-    r"""`-1,234.50`, `7/2`, `1 1/2`, `\frac{7}{2}`, `3 \times 10^{5}`, `1.5e3`."""
+    r"""`-1,234.50`, `7/2`, `1 1/2`, `\frac{7}{2}`, `3 \times 10^{5}`, `1.5e3`, `0.\overline{3}`."""
     text = text.strip()
     if sum(character.isdigit() for character in text) > _MAX_DIGITS:
         return None
@@ -43,7 +44,7 @@ def read_number(text: str) -> tuple[Fraction, Decimal | None] | None:
     if text[:1] in ("-", "+"):
         sign = -1 if text[0] == "-" else 1
         text = text[1:].strip()
-    for read in (_read_plain, _read_fraction):
+    for read in (_read_plain, _read_fraction, _read_repeating):
         number = read(text)
         if number is not None:
             return sign * number[0], number[1]
@@ -81,6 +82,15 @@ def _read_fraction(text: str) -> tuple[Fraction, Decimal | None] | None:
             return None
         value += int(match["whole"])
     return value, None
+
+
+def _read_repeating(text: str) -> tuple[Fraction, Decimal | None] | None:
+    match = _REPEATING.fullmatch(text)
+    if match is None:
+        return None
+    whole, once, again = match.groups()
+    repeated = Fraction(int(again), 10 ** len(again) - 1)
+    return (int(whole + once) + repeated) / Fraction(10) ** len(once), None
 
 
 def _exact(number: str) -> Fraction:

@@ -18,7 +18,7 @@ _GROUPED = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
 _MEMBER = re.compile(r"[A-Za-z]\s*\\in(?![A-Za-z])\s*")
 _MATRIX = re.compile(r"\\begin\{([pbBvV]?matrix)\}(.*)\\end\{\1\}", re.DOTALL)
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_NAME = re.compile(r"\(?\s*([A-Za-z](?:[A-Za-z' -]*[A-Za-z])?)\s*\)?")
+_NAME = re.compile(r"\(?\s*([A-Za-z](?:[A-Za-z' ]*[A-Za-z])?)\s*\)?")
 # Three letters may be a product, four are a word: any anagram of it would equal the product.
 _MIN_WORD_LETTERS = 4
 _EMPTY = ("\\emptyset", "\\varnothing")
@@ -132,7 +132,7 @@ def _read_words(text: str) -> Answer | None:
 
 def _read_quantity(text: str) -> Answer | None:
     name = _NAME.fullmatch(text)
-    if name and (len(name[1]) >= _MIN_WORD_LETTERS or " " in name[1]):
+    if name and _is_word(name[1]):
         return Words(" ".join(name[1].casefold().split()))
     quantity = split_unit(text)
     if quantity is None:
@@ -141,6 +141,11 @@ def _read_quantity(text: str) -> Answer | None:
     if scalar is not None:
         return Quantified(scaled(scalar, quantity.factor), quantity.unit)
     return None
+
+
+def _is_word(name: str) -> bool:
+    longest = max(map(len, name.split()))
+    return longest >= _MIN_WORD_LETTERS or (" " in name and longest == _MIN_WORD_LETTERS - 1)
 
 
 def _read_plus_minus(text: str) -> Answer | None:
