@@ -138,10 +138,9 @@ def _same_relation(one: Relation, other: Relation) -> bool:
 def _same_direction(one: Relation, other: Relation) -> bool:
     """The difference of the sides is the same up to a factor, above 0 for an inequality."""
     if len(one.sides) > 2:
-        return one.operators == other.operators and all(
-            a is not None and b is not None and same_scalar(a, b)
-            for a, b in zip(one.sides, other.sides, strict=True)
-        )
+        return one.operators == other.operators and _same_sides(one, other)
+    if one.operators == other.operators and _same_sides(one, other):
+        return True
     first, second = (_difference(*relation.texts) for relation in (one, other))
     if first is None or second is None:
         return False
@@ -153,6 +152,13 @@ def _same_direction(one: Relation, other: Relation) -> bool:
         return operator == expected
     turned = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
     return expected == (operator if ratio > 0 else turned.get(operator))
+
+
+def _same_sides(one: Relation, other: Relation) -> bool:
+    return all(
+        a is not None and b is not None and same_scalar(a, b)
+        for a, b in zip(one.sides, other.sides, strict=True)
+    )
 
 
 @lru_cache(maxsize=1024)
