@@ -7,7 +7,6 @@ Two expressions are equal if they have the same values at fixed points, to 20 di
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 
 import logging
-import re
 import zlib
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -15,32 +14,16 @@ from functools import cache
 from math import factorial, prod
 from typing import Any
 
+from rewards.mathematics.bounds import MAX_FACTORIAL, is_bounded
 from rewards.mathematics.magnitude import check_magnitude
 from rewards.mathematics.numbers import Decimal, read_number
 
-_MAX_CHARS = 200
-_MAX_DEPTH = 6
-_MAX_DIGITS = 120
-_MAX_EXPONENT = 10_000
-_MAX_FACTORIAL = 200
 _DIGITS = 30
 _TOLERANCE = Fraction(1, 10**18)
 # Below this a value may be what is left of a sum that cancels out.
 _SMALLEST = 1e-180
 # Fewer digits are too few to tell a rounding from a wrong number.
 _MIN_SIGNIFICANT = 6
-
-_COMMANDS_TEXT = (
-    "frac sqrt pi cdot times div infty ln log lg exp sin cos tan cot sec csc arcsin arccos "
-    "arctan sinh cosh tanh binom alpha beta gamma delta epsilon theta lambda mu nu rho sigma "
-    "tau phi omega varphi psi xi eta zeta kappa Delta Omega Theta Lambda Phi lfloor rfloor "
-    "lceil rceil "
-)
-_COMMANDS = frozenset(_COMMANDS_TEXT.split())
-_COMMAND = re.compile(r"\\([A-Za-z]+|.)")
-_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")
-_EXPONENT = re.compile(r"\^\s*(\{|\(|-?\s*\d+|\\?[A-Za-z]+)", re.ASCII)
-_INNER_POWER = re.compile(r"[A-Za-z]\s*\^\s*\{?\s*\d\s*\}?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,76 +102,6 @@ def proportional(one: Scalar, other: Scalar) -> float | None:
         return float(ratios[0].real) if not ratios[0].imag else None
 
 
-def is_bounded(text: str) -> bool:
-    """Whether the LaTeX parser and evaluation are sure to end soon and in little memory."""
-    if not 0 < len(text) <= _MAX_CHARS or not text.isascii():
-        return False
-    if sum(character.isdigit() for character in text) > _MAX_DIGITS:
-        return False
-    if any(command not in _COMMANDS for command in _COMMAND.findall(text)):
-        return False
-    return (
-        _depth(text) <= _MAX_DEPTH
-        and not _WORD.search(text)
-        and _exponents_are_small(text)
-        and _integers_in_functions_are_small(text)
-    )
-
-
-def _depth(text: str) -> int:
-    """Deepest nesting; as good as infinite if brackets do not match."""
-    stack: list[str] = []
-    deepest = 0
-    for character in text:
-        if character in "([{":
-            stack.append(character)
-            deepest = max(deepest, len(stack))
-        elif character in ")]}" and (
-            not stack or stack.pop() + character not in ("()", "[]", "{}")
-        ):
-            return _MAX_DEPTH + 1
-    return _MAX_DEPTH + 1 if stack else deepest
-
-
-def _exponents_are_small(text: str) -> bool:
-    product = 1
-    for match in _EXPONENT.finditer(text):
-        opened = match.group(1)
-        if opened in "{(":
-            exponent = _group(text, match.end() - 1)
-            # A tower: e^{x^2} is an answer, 9^{9^9} does not fit into memory.
-            if "^" in _INNER_POWER.sub("", exponent) or "!" in exponent:
-                return False
-        else:
-            exponent = opened
-            if text[match.end() :].lstrip().startswith("^"):
-                return False
-        for number in re.findall(r"\d+", exponent, re.ASCII):
-            product *= max(1, int(number))
-    return product <= _MAX_EXPONENT
-
-
-def _group(text: str, start: int) -> str:
-    depth = 0
-    for end in range(start, len(text)):
-        depth += {"{": 1, "(": 1, "}": -1, ")": -1}.get(text[end], 0)
-        if depth == 0:
-            return text[start + 1 : end]
-    return text[start + 1 :]
-
-
-def _integers_in_functions_are_small(text: str) -> bool:
-    for match in re.finditer("!", text):
-        argument = re.search(r"(?:^|[^\d.])(\d{1,3}|[A-Za-z])$", text[: match.start()].rstrip())
-        if argument is None:
-            return False
-        if argument[1].isdigit() and int(argument[1]) > _MAX_FACTORIAL:
-            return False
-    if "binom" in text:
-        return not re.search(r"\d{4,}|[\^!]", text)
-    return True
-
-
 @cache
 def _symbolic() -> Any:
     # Imported when first needed: sympy takes half a second.
@@ -261,7 +174,7 @@ def _as_fraction(expression: Any) -> Fraction | None:
         return prod(numbers, start=Fraction(1))
     if isinstance(expression, sympy.Pow) and numbers[1].denominator == 1:
         return numbers[0] ** int(numbers[1])
-    if isinstance(expression, sympy.factorial) and numbers[0] in range(_MAX_FACTORIAL + 1):
+    if isinstance(expression, sympy.factorial) and numbers[0] in range(MAX_FACTORIAL + 1):
         return Fraction(factorial(int(numbers[0])))
     if isinstance(expression, sympy.UnevaluatedExpr):
         return numbers[0]
