@@ -38,6 +38,7 @@ bench: setup
 	@$(BIN)/python -m benchmarks.step
 	@$(BIN)/python -m benchmarks.algorithms
 	@$(BIN)/python -m benchmarks.sandbox
+	@$(BIN)/python -m benchmarks.rewards
 
 clean:
 	rm -rf .venv .setup.log .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info build dist

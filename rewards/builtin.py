@@ -5,9 +5,14 @@ from rewards import (
     code,
     exact_match,
     format,
+    instruction_following,
+    json_schema,
+    language,
+    length,
     math_answer,
     overlong,
     reasoning_gym_task,
+    repetition,
 )
 
 __all__ = [
@@ -15,7 +20,12 @@ __all__ = [
     "code",
     "exact_match",
     "format",
+    "instruction_following",
+    "json_schema",
+    "language",
+    "length",
     "math_answer",
     "overlong",
     "reasoning_gym_task",
+    "repetition",
 ]

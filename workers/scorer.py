@@ -45,6 +45,7 @@ class ScorerPool:
         self._batched = [index for index in indices if reward.is_batched(index)]
         self._single = [index for index in indices if not reward.is_batched(index)]
         self._timeouts_s = [c.timeout_s or config.timeout_s for c in config.components]
+        self._memory_bytes = int(config.memory_gib * 2**30)
         self._directory = Path.cwd()
         self._lock = threading.Lock()
         self._closed = False
@@ -206,7 +207,12 @@ class ScorerPool:
             return self._start_process()
 
     def _start_process(self) -> ScorerProcess:
-        process = ScorerProcess(self._spec, self._timeouts_s, directory=self._directory)
+        process = ScorerProcess(
+            self._spec,
+            self._timeouts_s,
+            memory_bytes=self._memory_bytes,
+            directory=self._directory,
+        )
         self._processes.add(process)
         return process
 

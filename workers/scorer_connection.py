@@ -22,7 +22,14 @@ from rlstack.types import Score
 class ScorerProcess:
     """One process running `workers.scorer_process`, and our end of its connection."""
 
-    def __init__(self, spec: RewardSpec, timeouts_s: Sequence[float], *, directory: Path) -> None:
+    def __init__(
+        self,
+        spec: RewardSpec,
+        timeouts_s: Sequence[float],
+        *,
+        memory_bytes: int,
+        directory: Path,
+    ) -> None:
         self._connection, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
@@ -46,7 +53,7 @@ class ScorerProcess:
                 # Ctrl-C is for the driver; and whatever a reward starts is ended with it.
                 process_group=0,
             )
-        self._connection.send((spec, timeouts_s))
+        self._connection.send((spec, timeouts_s, memory_bytes))
         self._ready_lock = threading.Lock()
         self._ready = False
         self._start_failed = False

@@ -3,12 +3,13 @@
 Started by `workers.scorer` as `python -m workers.scorer_process FD`, FD being its end of a socket
 pair. It must stay light to start: no torch, no ray.
 
-Protocol, every message pickled: a `RewardSpec` and the time-out of each component in seconds come
-in; None (ready) or a text (why it cannot start) goes out. Then, until None or the end of file: the
+Protocol, every message pickled: a `RewardSpec`, the time-out of each component in seconds and a
+memory limit in bytes come in; None (ready) or a text (why it cannot start) goes out. Then, until None or the end of file: the
 index of a component and the requests it is to judge in, its verdicts (a `Score` each) out.
 """
 
 import os
+import resource
 import signal
 import sys
 from multiprocessing.connection import Connection
@@ -37,7 +38,9 @@ def main() -> None:
 
 
 def _serve(connection: "Connection[Any, Any]") -> None:
-    spec, timeouts_s = connection.recv()
+    spec, timeouts_s, memory_bytes = connection.recv()
+    # Set here and inherited: what a reward starts is limited too.
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     try:
         reward = load_reward(spec)
         import_requirements(spec)

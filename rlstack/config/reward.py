@@ -50,6 +50,8 @@ class RewardConfig(Frozen):
     num_workers: int = Field(ge=1)
     timeout_s: float = Field(gt=0)
     """Longest a component may take for one rollout, or a batched one for a whole group."""
+    memory_gib: float = Field(gt=0)
+    """Address space of one scorer process; beyond it a reward gets a MemoryError."""
 
     def problems(self) -> list[Problem]:
         """Components that cannot stand beside each other."""

@@ -36,6 +36,7 @@ def judge(answer: str | None, response: str) -> Score:
         ("1/2", r"\boxed{\frac{2}{4}}"),
         ("0.5", r"\boxed{1/2}"),
         ("3.50", "7/2"),
+        ("1/2", r"The probability is \frac{1}{2}."),
         # percentages
         ("50%", "50%"),
         ("50%", r"\boxed{50\%}"),

@@ -1,0 +1,1 @@
+"""Final answers in mathematics: finding, bounding, reading and comparing them."""
