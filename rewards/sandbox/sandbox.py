@@ -46,7 +46,10 @@ class _Task:
 
 
 class Sandbox:
-    """One warm sandbox; runs one program at a time. Not for several threads."""
+    """One warm sandbox; runs one program at a time. Not for several threads.
+
+    It ends with the thread that started it, and is started again by the next program.
+    """
 
     def __init__(self, settings: SandboxSettings) -> None:
         """Start it and run a small program in it.
