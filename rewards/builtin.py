@@ -12,6 +12,7 @@ from rewards import (
     math_answer,
     overlong,
     reasoning_gym_task,
+    remote,
     repetition,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "math_answer",
     "overlong",
     "reasoning_gym_task",
+    "remote",
     "repetition",
 ]

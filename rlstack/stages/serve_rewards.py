@@ -1,0 +1,118 @@
+"""`rlstack rewards serve`: a reward of ours behind HTTP, for the reward `remote` on other machines.
+
+Also how a reward that remembers (`episodic_memory`) is shared: with one worker, the server holds
+the one memory for every scorer process of a run.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from pydantic import ValidationError
+
+from rewards.server import MAX_CONNECTIONS, check_exposure, create_app
+from rlstack.config.reward import RewardConfig
+from rlstack.errors import ConfigError
+from rlstack.types import RewardRequest, Score
+from workers.scorer import ScorerPool
+
+TOKEN_ENV = "RLSTACK_REWARD_TOKEN"
+_MIB = 2**20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("name", help="registered reward, or row: the reward that each row names")
+    parser.add_argument("--params", default="{}", help="its parameters, a JSON object")
+    parser.add_argument("--plugin", action="append", default=[], help="module or .py file")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8077)
+    parser.add_argument(
+        "--token-env",
+        default=TOKEN_ENV,
+        help="environment variable with the token that clients must send; needed beyond loopback",
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes that run the reward")
+    parser.add_argument("--timeout-s", type=float, default=10.0, help="longest for one response")
+    parser.add_argument("--max-mib", type=int, default=64, help="largest body of a call")
+    parser.add_argument("--max-requests", type=int, default=1024, help="most responses of a call")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        ConfigError: if an option is wrong.
+        RewardError: if the reward is wrong, or the server would be open to other machines.
+    """
+    config = _config(arguments)
+    token = os.environ.get(arguments.token_env, "").strip() or None
+    serve(
+        config,
+        host=arguments.host,
+        port=arguments.port,
+        token=token,
+        max_bytes=arguments.max_mib * _MIB,
+        max_requests=arguments.max_requests,
+    )
+
+
+def serve(
+    config: RewardConfig,
+    *,
+    host: str,
+    port: int,
+    token: str | None,
+    max_bytes: int,
+    max_requests: int,
+) -> None:
+    """Serve the composed reward of `config` on host:port until interrupted.
+
+    Raises:
+        RewardError: if the reward is wrong, or there is no token and `host` is not loopback.
+        WorkerError: if the scorer processes cannot start.
+    """
+    check_exposure(host, token)
+    pool = ScorerPool(config)
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        await pool.ready()
+        yield
+
+    async def judge(requests: Sequence[RewardRequest]) -> list[Score]:
+        return await asyncio.gather(*(pool.score(request) for request in requests))
+
+    app = create_app(judge, token=token, max_bytes=max_bytes, max_requests=max_requests)
+    app.router.lifespan_context = lifespan
+    try:
+        uvicorn.run(
+            app, host=host, port=port, log_level="warning", limit_concurrency=MAX_CONNECTIONS
+        )
+    finally:
+        pool.close()
+
+
+def _config(arguments: argparse.Namespace) -> RewardConfig:
+    try:
+        params = json.loads(arguments.params)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--params {arguments.params!r} is not JSON: {error}") from error
+    try:
+        return RewardConfig.model_validate(
+            {
+                "components": [{"name": arguments.name, "params": params}],
+                "plugins": arguments.plugin,
+                "num_workers": arguments.workers,
+                "timeout_s": arguments.timeout_s,
+            }
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"rewards serve, {place}: {first['msg']}") from None
