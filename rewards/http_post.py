@@ -43,7 +43,7 @@ async def post(
     headers: dict[str, str],
     retries: Retries,
 ) -> "httpx.Response":
-    """The first answer with status 200.
+    """The first answer with a status of success.
 
     Tried again: no connection, a time-out, and the statuses 408, 429, 500, 502, 503 and 504.
 
@@ -63,7 +63,7 @@ async def post(
         except httpx.HTTPError as error:  # an answer that cannot be read: a redirect loop, bad gzip
             raise RewardError(f"{url}: {type(error).__name__}: {error}") from error
         else:
-            if response.status_code == httpx.codes.OK:
+            if response.is_success:
                 return response
             problem = f"status {response.status_code}: {response.text[:_SHOWN_CHARS]}"
             if response.status_code not in _RETRIED_STATUS:

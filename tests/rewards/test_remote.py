@@ -3,8 +3,8 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -13,52 +13,9 @@ from rewards.registry import build
 from rewards.remote import Remote
 from rlstack.errors import RewardError
 from rlstack.types import RewardRequest, Score
+from tests.rewards.scripted_server import Reply
 
 GROUP = [RewardRequest(prompt="p", response=f"response {i}", answer="7") for i in range(4)]
-
-Reply = Callable[[int, BaseHTTPRequestHandler, bytes], tuple[int, bytes]]
-"""Call number, handler and body to status and answer."""
-
-
-def scripted(reply: Reply) -> Iterator[str]:
-    """A server that answers as `reply` says; its address."""
-    calls = iter(range(1000))
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            status, answer = reply(next(calls), self, body)
-            try:
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-            except ConnectionError:
-                pass  # the client has given up waiting
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Reply], str]]:
-    started: list[Iterator[str]] = []
-
-    def start(reply: Reply) -> str:
-        started.append(scripted(reply))
-        return next(started[-1])
-
-    yield start
-    for server in started:
-        next(server, None)
 
 
 def answer(body: bytes, *, order: Callable[[list[dict]], list[dict]] = list) -> bytes:
