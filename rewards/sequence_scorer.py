@@ -1,0 +1,135 @@
+"""A reward model on one device: any one-label sequence classifier, in batches of limited tokens.
+
+torch and transformers are imported when a model is loaded, so that rewards stay light without one.
+"""
+
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportPrivateImportUsage=false
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from rlstack.errors import RewardError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+SpecialTokens = Literal["end", "tokenizer"]
+
+
+class SequenceScorer:
+    """Raw scores (logits, in the model's own units) of texts by one checkpoint."""
+
+    def __init__(
+        self,
+        checkpoint: str,
+        *,
+        max_tokens_per_batch: int,
+        max_tokens: int,
+        special_tokens: SpecialTokens = "end",
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> None:
+        """Load the model.
+
+        checkpoint: folder or hub name. max_tokens_per_batch: padding included. max_tokens: longest
+        text; a longer one loses its start, because the response is at the end. special_tokens:
+        "end" adds the end of sequence (a rendered prompt has the others), as causal models want it;
+        "tokenizer" adds what the tokenizer adds by itself, as encoders want it.
+
+        Raises:
+            RewardError: if it cannot be loaded, has not one label, or cannot pad.
+        """
+        import torch
+
+        if max_tokens > max_tokens_per_batch:
+            raise RewardError(
+                f"reward model: max_tokens={max_tokens} is more than max_tokens_per_batch="
+                f"{max_tokens_per_batch}, so a text of that length fits no batch. Raise the latter."
+            )
+        self._model, self._tokenizer = _load(checkpoint, dtype=getattr(torch, dtype))
+        self._model.to(device)
+        self._device = device
+        self._special_tokens = special_tokens
+        self._budget, self._max_tokens = max_tokens_per_batch, max_tokens
+
+    def token_ids(self, prompts: Sequence[str], responses: Sequence[str]) -> list[list[int]]:
+        """What the model reads of each prompt and response: the last `max_tokens` tokens."""
+        texts = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+        by_tokenizer = self._special_tokens == "tokenizer"
+        end = None if by_tokenizer else self._tokenizer.eos_token_id
+        encoded = self._tokenizer(texts, add_special_tokens=by_tokenizer)["input_ids"]
+        return [
+            [*ids, *([] if end is None or ids[-1:] == [end] else [end])][-self._max_tokens :]
+            for ids in encoded
+        ]
+
+    def score(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """The logit of each row of token ids, in their order."""
+        import torch
+
+        scores = [0.0] * len(rows)
+        pad = self._tokenizer.pad_token_id
+        with torch.inference_mode():
+            for batch in token_batches([len(row) for row in rows], max_tokens=self._budget):
+                width = max(len(rows[index]) for index in batch)
+                ids = torch.full((len(batch), width), pad)
+                mask = torch.zeros((len(batch), width), dtype=torch.long)
+                for line, index in enumerate(batch):
+                    ids[line, : len(rows[index])] = torch.tensor(rows[index])
+                    mask[line, : len(rows[index])] = 1
+                output = self._model(
+                    input_ids=ids.to(self._device), attention_mask=mask.to(self._device)
+                )
+                logits = output.logits[:, 0]
+                for index, value in zip(batch, logits.float().cpu().tolist(), strict=True):
+                    scores[index] = value
+        return scores
+
+
+def token_batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+    """Row indices by batch, longest rows first, each batch at most `max_tokens` with its padding.
+
+    A row longer than that is a batch of its own.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        # Rows come longest first, so the first of a batch is its width.
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= max_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _load(checkpoint: str, *, dtype: Any) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        if config.num_labels != 1:
+            raise RewardError(
+                f"reward model {checkpoint!r} has {config.num_labels} labels; expected 1, the "
+                "score. Give a checkpoint that was trained as a reward model."
+            )
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            checkpoint, config=config, dtype=dtype, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, RewardError):
+            raise
+        raise RewardError(f"reward model {checkpoint!r} cannot be loaded: {error}") from error
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise RewardError(
+            f"reward model {checkpoint!r} lacks the weights {', '.join(missing)}; they would be "
+            "random. Give a checkpoint that was trained as a reward model."
+        )
+    if tokenizer.pad_token_id is None:
+        raise RewardError(
+            f"reward model {checkpoint!r}: its tokenizer has no padding token, so texts cannot be "
+            "batched. Set pad_token in its tokenizer_config.json, to eos_token for instance."
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model.eval(), tokenizer
