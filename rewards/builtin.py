@@ -3,6 +3,7 @@
 from rewards import (
     adapters,
     code,
+    episodic_memory,
     exact_match,
     format,
     instruction_following,
@@ -21,6 +22,7 @@ from rewards import (
 __all__ = [
     "adapters",
     "code",
+    "episodic_memory",
     "exact_match",
     "format",
     "instruction_following",

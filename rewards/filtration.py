@@ -1,0 +1,167 @@
+"""Filtration policies by name: which rollouts of a batch to train on.
+
+Names over `rlstack.algorithms.filtration`, which has the sources. That module needs torch, so it is
+imported when a policy chooses.
+"""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rlstack.errors import RewardError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidates:
+    """What a policy may look at, one entry per rollout.
+
+    rewards: float [B], NaN where a rollout could not be judged. group_ids: int64 [B], from 0, equal
+    for rollouts of one prompt. lengths: int64 [B], response tokens. truncated: bool [B].
+    """
+
+    rewards: NDArray[np.float64]
+    group_ids: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+
+
+class Policy(BaseModel):
+    """A policy with its parameters; made by `filtration_policy`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def select(self, candidates: Candidates, *, seed: int) -> NDArray[np.int64]:
+        """Rows to keep, int64 [N], ascending; the same for the same seed. Never an unjudged one."""
+        import torch
+
+        rewards = torch.from_numpy(candidates.rewards)
+        group_ids = torch.from_numpy(candidates.group_ids)
+        generator = torch.Generator().manual_seed(seed)
+        return self._rows(candidates, rewards, group_ids, generator).numpy()
+
+    def _rows(
+        self, candidates: Candidates, rewards: "Tensor", group_ids: "Tensor", generator: Any
+    ) -> "Tensor":
+        raise NotImplementedError
+
+
+class Ranked(Policy):
+    """By rank within the group (PF-PPO, arXiv 2409.06957): see `filtration.select_rows`."""
+
+    strategy: ClassVar[Literal["all", "best", "best_random", "best_worst"]]
+
+    def _rows(
+        self, candidates: Candidates, rewards: "Tensor", group_ids: "Tensor", generator: Any
+    ) -> "Tensor":
+        from rlstack.algorithms.filtration import select_rows
+
+        return select_rows(rewards, group_ids, strategy=self.strategy, generator=generator)
+
+
+class KeepAll(Ranked):
+    """Every judged rollout."""
+
+    strategy = "all"
+
+
+class Best(Ranked):
+    """The best of each group."""
+
+    strategy = "best"
+
+
+class BestRandom(Ranked):
+    """The best of each group and one other, drawn equally."""
+
+    strategy = "best_random"
+
+
+class BestWorst(Ranked):
+    """The best and the worst of each group."""
+
+    strategy = "best_worst"
+
+
+class DynamicSampling(Policy):
+    """Groups whose judged rewards differ (DAPO, arXiv 2503.14476)."""
+
+    def _rows(
+        self, candidates: Candidates, rewards: "Tensor", group_ids: "Tensor", generator: Any
+    ) -> "Tensor":
+        from rlstack.algorithms.filtration import has_signal, rows
+
+        return rows(has_signal(rewards, group_ids))
+
+
+class Difficulty(Policy):
+    """Groups whose mean judged reward is strictly between `low` and `high`."""
+
+    low: float
+    high: float
+
+    def _rows(
+        self, candidates: Candidates, rewards: "Tensor", group_ids: "Tensor", generator: Any
+    ) -> "Tensor":
+        from rlstack.algorithms.filtration import rows, within_difficulty
+
+        return rows(within_difficulty(rewards, group_ids, low=self.low, high=self.high))
+
+
+class Length(Policy):
+    """Responses of at most `max_tokens`; those that were cut off only with `keep_truncated`."""
+
+    max_tokens: int = Field(ge=1)
+    keep_truncated: bool = False
+
+    def _rows(
+        self, candidates: Candidates, rewards: "Tensor", group_ids: "Tensor", generator: Any
+    ) -> "Tensor":
+        import torch
+
+        from rlstack.algorithms.filtration import rows, within_length
+
+        short = within_length(
+            torch.from_numpy(candidates.lengths),
+            torch.from_numpy(candidates.truncated),
+            max_tokens=self.max_tokens,
+            keep_truncated=self.keep_truncated,
+        )
+        return rows(short & ~rewards.isnan())
+
+
+POLICIES: dict[str, type[Policy]] = {
+    "none": KeepAll,
+    "best": Best,
+    "best_random": BestRandom,
+    "best_worst": BestWorst,
+    "dynamic_sampling": DynamicSampling,
+    "difficulty": Difficulty,
+    "length": Length,
+}
+
+
+def filtration_policy(name: str, **params: Any) -> Policy:
+    """The policy of that name.
+
+    Raises:
+        RewardError: if the name or a parameter is unknown, missing or wrong.
+    """
+    if name not in POLICIES:
+        close = get_close_matches(name, POLICIES, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise RewardError(
+            f"filtration policy {name!r} is unknown.{hint} Known: {', '.join(POLICIES)}."
+        )
+    try:
+        return POLICIES[name].model_validate(params)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise RewardError(f"filtration policy {name!r}, {place}: {first['msg']}") from None

@@ -1,0 +1,57 @@
+"""Every policy on a table that can be read."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rewards.filtration import Candidates, filtration_policy
+from rlstack.errors import RewardError
+
+CANDIDATES = Candidates(
+    rewards=np.array([0.0, 1.0, 0.5, 1.0, 1.0, np.nan, 0.2, 0.1]),
+    group_ids=np.array([0, 0, 0, 1, 1, 1, 2, 2]),
+    lengths=np.array([10, 20, 30, 40, 50, 5, 60, 70]),
+    truncated=np.array([False, True, False, False, False, False, False, False]),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "expected"),
+    [
+        ("none", {}, [0, 1, 2, 3, 4, 6, 7]),
+        ("dynamic_sampling", {}, [0, 1, 2, 6, 7]),
+        ("difficulty", {"low": 0.2, "high": 0.9}, [0, 1, 2]),
+        ("length", {"max_tokens": 40}, [0, 2, 3]),
+        ("length", {"max_tokens": 40, "keep_truncated": True}, [0, 1, 2, 3]),
+    ],
+)
+def test_policies_without_chance(name: str, params: dict[str, Any], expected: list[int]) -> None:
+    policy = filtration_policy(name, **params)
+    assert policy.select(CANDIDATES, seed=0).tolist() == expected
+
+
+def test_policies_by_rank() -> None:
+    for seed in range(10):
+        best = filtration_policy("best").select(CANDIDATES, seed=seed).tolist()
+        assert best in ([1, 3, 6], [1, 4, 6])
+        ends = filtration_policy("best_worst").select(CANDIDATES, seed=seed).tolist()
+        assert ends == [0, 1, 3, 4, 6, 7]
+        drawn = filtration_policy("best_random").select(CANDIDATES, seed=seed).tolist()
+        assert drawn in ([0, 1, 3, 4, 6, 7], [1, 2, 3, 4, 6, 7])
+        again = filtration_policy("best_random").select(CANDIDATES, seed=seed).tolist()
+        assert drawn == again
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("best_wurst", {}, "unknown. Did you mean 'best_worst'"),
+        ("difficulty", {"low": 0.1}, "'difficulty', high: Field required"),
+        ("length", {"max_tokens": 0}, "'length', max_tokens"),
+        ("none", {"seed": 1}, "'none', seed: Extra inputs"),
+    ],
+)
+def test_wrong_names_and_parameters(name: str, params: dict[str, Any], message: str) -> None:
+    with pytest.raises(RewardError, match=message):
+        filtration_policy(name, **params)
