@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from functools import partial
 from statistics import fmean, median, multimode
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -77,7 +77,8 @@ class Judge:
         _check_votes("judge", num_votes, endpoint)
         self._low, self._high = low, high
         self._template = load_template(template, SCORE_TEMPLATE)
-        self._num_votes, self._vote = num_votes, vote
+        self._num_votes = num_votes
+        self._vote: Vote = vote
         self.client = JudgeClient(endpoint)
 
     async def __call__(self, requests: Sequence[RewardRequest]) -> list[Score]:
@@ -86,7 +87,7 @@ class Judge:
             return await asyncio.gather(*(self._judge(connection, r) for r in requests))
 
     async def _judge(self, connection: "httpx.AsyncClient", request: RewardRequest) -> Score:
-        scale = {"rubric": self._rubric, "low": self._low, "high": self._high}
+        scale: dict[str, Any] = {"rubric": self._rubric, "low": self._low, "high": self._high}
         blocks = _task_blocks(request) | {"Response": request.response}
         prompt = render(self._template, blocks, key=self.client.cache.key, **scale)
         asked = [

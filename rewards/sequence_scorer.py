@@ -3,7 +3,9 @@
 torch and transformers are imported when a model is loaded, so that rewards stay light without one.
 """
 
+# transformers types its tokenizers and models too loosely, or wrongly.
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportPrivateImportUsage=false
+# pyright: reportArgumentType=false, reportReturnType=false
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal

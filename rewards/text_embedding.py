@@ -48,7 +48,7 @@ def load_embedder(name: str) -> Embedder:
     place, _, function = name.rpartition(":")
     try:
         module = _import_file(place) if place.endswith(".py") else importlib.import_module(place)
-        found = vars(module)[function]
+        found: Any = vars(module)[function]
     except (Exception, SystemExit) as error:
         raise RewardError(
             f"embedder {name!r} cannot be loaded: {type(error).__name__}: {error}. Give "

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,12 @@ from rlstack.types import RewardRequest
 from tests.tiny_model import write_tiny_model
 
 START_TIMEOUT_S = 150.0
+# Not the `vllm` command: it asks for the metadata of a package that the CPU build names otherwise.
+COMMAND = (
+    *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"),
+    *("--served-model-name", "judge", "--dtype", "float32", "--enforce-eager"),
+    *("--max-model-len", "4096", "--max-num-seqs", "4"),
+)
 
 
 def free_port() -> int:
@@ -38,24 +45,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = folder / "server.log"
     with log.open("w") as output:
         server = subprocess.Popen(
-            [
-                Path(sys.executable).with_name("vllm"),
-                "serve",
-                folder,
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-                "--served-model-name",
-                "judge",
-                "--dtype",
-                "float32",
-                "--enforce-eager",
-                "--max-model-len",
-                "4096",
-                "--max-num-seqs",
-                "4",
-            ],  # fmt: skip
+            [*COMMAND, "--model", folder, "--port", str(port)],
             env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"},
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -65,7 +55,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             _wait(server, url, log)
             yield f"{url}/v1"
         finally:
-            os.killpg(server.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
             server.wait()
 
 

@@ -1,0 +1,77 @@
+"""The group of reward models on a real Ray."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from transformers import Qwen2Config, Qwen2ForSequenceClassification
+
+from rewards.sequence_scorer import SequenceScorer
+from tests.tiny_model import write_tiny_model
+from workers.reward_model import RewardModelSpec, create_reward_models, share_rows
+
+
+def test_rows_are_shared_evenly() -> None:
+    assert share_rows([], 2) == [(), ()]
+    assert share_rows([5], 3) == [(0,), (), ()]
+    shares = share_rows([9, 1, 8, 2, 0], 2)
+    assert sorted(row for rows in shares for row in rows) == [0, 1, 2, 3, 4]
+    assert [sum([9, 1, 8, 2, 1][row] for row in rows) for rows in shares] in ([10, 11], [11, 10])
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    folder = tmp_path_factory.mktemp("reward_models")
+    for seed in range(2):
+        write_tiny_model(folder / str(seed))
+        config = Qwen2Config.from_pretrained(folder / str(seed), num_labels=1)
+        torch.manual_seed(seed)
+        Qwen2ForSequenceClassification(config).save_pretrained(folder / str(seed))
+    return tuple(str(folder / str(seed)) for seed in range(2))
+
+
+@pytest.fixture(scope="module")
+def running_ray() -> Iterator[None]:
+    root = str(Path(__file__).resolve().parents[2])
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": root}},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.real_stack
+@pytest.mark.usefixtures("running_ray")
+def test_two_ranks_score_as_one_process_does(checkpoints: tuple[str, ...]) -> None:
+    spec = RewardModelSpec(
+        checkpoints=checkpoints,
+        max_tokens=200,
+        max_tokens_per_batch=400,
+        device="cpu",
+        dtype="float32",
+        threads=1,
+    )
+    group = create_reward_models(spec, num_ranks=2, num_cpus=1, num_gpus=0)
+    prompts = ["What is 2 + 3?\n"] * 7
+    responses = ["5", "six", "", "x" * 150, "5", "It is 5.", "7" * 20]
+
+    async def scored() -> np.ndarray:
+        await group.start()
+        return await group.score(prompts, responses)
+
+    found = asyncio.run(scored())
+    for row, checkpoint in zip(found, checkpoints, strict=True):
+        model = SequenceScorer(checkpoint, max_tokens=200, max_tokens_per_batch=200)
+        alone = [
+            model.score(model.token_ids([prompt], [text]))[0]
+            for prompt, text in zip(prompts, responses, strict=True)
+        ]
+        np.testing.assert_allclose(row, alone, atol=1e-5)
+    assert asyncio.run(group.score([], [])).size == 0
