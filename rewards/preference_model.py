@@ -123,7 +123,7 @@ class PreferenceModel:
         raw = np.array(
             [model.score(model.token_ids(prompts, responses)) for model in self._models]
         ).reshape(len(self._models), len(requests))
-        usable: NDArray[np.bool_] = np.isfinite(raw).all(axis=0)
+        usable = np.asarray(np.isfinite(raw).all(axis=0))
         values = np.full(len(requests), np.nan)
         values[usable] = combine(
             self._normalised(raw[:, usable]), ensemble=self._ensemble, std_weight=self._std_weight

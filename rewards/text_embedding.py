@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ def load_embedder(name: str) -> Embedder:
         ) from error
     if not callable(found):
         raise RewardError(f"embedder {name!r} is {type(found).__name__}; expected a function")
-    return found
+    return cast(Embedder, found)
 
 
 def embed(embedder: Embedder, texts: Sequence[str]) -> Vectors:

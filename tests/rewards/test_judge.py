@@ -288,13 +288,13 @@ def test_templates_are_texts_or_files(serve: Serve, tmp_path: Path) -> None:
     ("params", "message"),
     [
         ({"template": "missing.txt"}, "'missing.txt' cannot be read"),
-        ({"template": "{{ blocks }} {{ reponse }}"}, "it uses blocks, reponse"),
+        ({"template": "{{ blocks }} {{ answers }}"}, "it uses answers, blocks"),
         ({"template": "no texts {{ fence }}"}, "must use blocks"),
         ({"template": "{{ blocks"}, "judge template, line 1"),
         ({"low": 5, "high": 5}, "low 5 is not below high 5"),
         ({"rubric": RUBRIC, "rubric_weights": {"trth": 1.0}}, "must name dimensions of rubric"),
         ({"num_votes": 3}, "3 votes at temperature 0 are all the same"),
-        ({"endpoint": {"modle": "x"}}, "Unexpected keyword|Extra inputs"),
+        ({"endpoint": {"models": "x"}}, "Unexpected keyword|Extra inputs"),
         ({"endpoint": {"api_key_env": "NOT_SET_ANYWHERE"}}, "NOT_SET_ANYWHERE is not set"),
     ],
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+import rewards.builtin  # noqa: F401
 from rewards.registry import build
 from rlstack.types import RewardRequest
 from tests.tiny_model import write_tiny_model
