@@ -91,6 +91,7 @@ async def pool_rate(requests: list[RewardRequest], num_workers: int) -> float:
         plugins=(),
         num_workers=num_workers,
         timeout_s=10,
+        memory_gib=16,
     )
     pool = ScorerPool(config)
     try:

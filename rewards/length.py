@@ -1,10 +1,12 @@
 """Reward `cosine_length`: correctness and length in one figure."""
 
+import inspect
+from inspect import iscoroutinefunction
 from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Field
 
-from rewards.registry import Reward, build, register
+from rewards.registry import Reward, build, info, register
 from rlstack.algorithms.shaping import cosine_length as along_cosine
 from rlstack.errors import RewardError
 from rlstack.types import RewardRequest, Score
@@ -14,6 +16,9 @@ def _build(correct: Any) -> Reward:
     if callable(correct):
         return cast(Reward, correct)
     if isinstance(correct, str):
+        found = info(correct)
+        if found.batched or inspect.isclass(found.target) or iscoroutinefunction(found.target):
+            raise ValueError(f"{correct!r} is batched, async or a class; expected a plain function")
         return build(correct, {})
     raise ValueError("expected the name of a registered reward")
 

@@ -21,6 +21,7 @@ from typing import Annotated, Any, cast, get_args, get_origin
 
 import numpy as np
 
+from rewards import reliability
 from rewards.load import register_rewards
 from rewards.registry import ROW, RewardInfo, info, registered_names
 from rewards.sources import installed
@@ -55,20 +56,26 @@ def run(arguments: Sequence[str]) -> None:
         DataError: naming `file:line`, if rows cannot be read.
         SystemExit: if the arguments are wrong.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    if arguments[:1] == ["serve"]:
+        _serve(arguments[1:])
+        return
+    options = _parser().parse_args(arguments)
     match options.command:
         case "list":
             _list(options.plugin)
         case "test":
             _test(options)
+        case "reliability":
+            reliability.run(options)
         case _:
             _new(options.name, directory=options.directory)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rlstack rewards", description=(__doc__ or "").strip())
-    commands = parser.add_subparsers(dest="command", required=True, metavar="list|test|new")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="list|test|new|serve|reliability"
+    )
     plugin = argparse.ArgumentParser(add_help=False)
     plugin.add_argument(
         "--plugin", action="append", default=[], metavar="MODULE_OR_FILE", help="may be repeated"
@@ -87,11 +94,27 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--params", type=_json_object, default={}, metavar="JSON")
     test.add_argument("--json", action="store_true", help="one JSON object a row")
     test.add_argument("--timeout-s", type=_positive(float), default=10.0, metavar="S")
+    test.add_argument("--memory-gib", type=_positive(float), default=16.0, metavar="GIB")
     test.add_argument("--num-workers", type=_positive(int), default=2, metavar="N")
     new = commands.add_parser("new", help="write a plugin and its test")
     new.add_argument("name")
     new.add_argument("--directory", type=Path, default=Path(), metavar="DIR")
+    commands.add_parser("serve", help="put a reward behind HTTP (needs rlstack[remote])")
+    reliability.add_arguments(
+        commands.add_parser(
+            "reliability", help="how far a reward agrees with true scores; recommends a filtration"
+        )
+    )
     return parser
+
+
+def _serve(arguments: Sequence[str]) -> None:
+    # Here, because it needs a web server, which the core does without.
+    from rlstack.stages import serve_rewards
+
+    parser = argparse.ArgumentParser(prog="rlstack rewards serve")
+    serve_rewards.add_arguments(parser)
+    serve_rewards.run(parser.parse_args(arguments))
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -162,6 +185,7 @@ def _test(options: argparse.Namespace) -> None:
         plugins=tuple(options.plugin),
         num_workers=options.num_workers,
         timeout_s=options.timeout_s,
+        memory_gib=options.memory_gib,
     )
     pool = ScorerPool(config, row_rewards=_row_rewards(options.name, rows))
     slots = asyncio.Semaphore(options.num_workers)

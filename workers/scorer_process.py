@@ -4,8 +4,9 @@ Started by `workers.scorer` as `python -m workers.scorer_process FD`, FD being i
 pair. It must stay light to start: no torch, no ray.
 
 Protocol, every message pickled: a `RewardSpec`, the time-out of each component in seconds and a
-memory limit in bytes come in; None (ready) or a text (why it cannot start) goes out. Then, until None or the end of file: the
-index of a component and the requests it is to judge in, its verdicts (a `Score` each) out.
+memory limit in bytes come in; None (ready) or a text (why it cannot start) goes out. Then, until
+None or the end of file: the index of a component and the requests it is to judge in, its verdicts
+(a `Score` each) out.
 """
 
 import os

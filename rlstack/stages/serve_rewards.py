@@ -10,6 +10,8 @@ import json
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import uvicorn
@@ -39,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, default=2, help="processes that run the reward")
     parser.add_argument("--timeout-s", type=float, default=10.0, help="longest for one response")
+    parser.add_argument("--memory-gib", type=float, default=16.0, help="of one such process")
     parser.add_argument("--max-mib", type=int, default=64, help="largest body of a call")
     parser.add_argument("--max-requests", type=int, default=1024, help="most responses of a call")
 
@@ -86,7 +89,13 @@ def serve(
         yield
 
     async def judge(requests: Sequence[RewardRequest]) -> list[Score]:
-        return await asyncio.gather(*(pool.score(request) for request in requests))
+        # A batched reward compares the responses to one prompt, which clients send side by side.
+        groups = [list(members) for _, members in groupby(requests, key=attrgetter("prompt"))]
+        scored = await asyncio.gather(*map(judge_group, groups))
+        return [score for group in scored for score in group]
+
+    async def judge_group(group: Sequence[RewardRequest]) -> list[Score]:
+        return await pool.score_group([arrived(request) for request in group], step=0)
 
     app = create_app(judge, token=token, max_bytes=max_bytes, max_requests=max_requests)
     app.router.lifespan_context = lifespan
@@ -96,6 +105,11 @@ def serve(
         )
     finally:
         pool.close()
+
+
+async def arrived(request: RewardRequest) -> RewardRequest:
+    """A request that nobody has to wait for."""
+    return request
 
 
 def _config(arguments: argparse.Namespace) -> RewardConfig:
@@ -110,6 +124,7 @@ def _config(arguments: argparse.Namespace) -> RewardConfig:
                 "plugins": arguments.plugin,
                 "num_workers": arguments.workers,
                 "timeout_s": arguments.timeout_s,
+                "memory_gib": arguments.memory_gib,
             }
         )
     except ValidationError as error:

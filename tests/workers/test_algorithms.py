@@ -58,6 +58,7 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScorerPool]:
         plugins=(str(plugin),),
         num_workers=1,
         timeout_s=10,
+        memory_gib=16,
     )
     pool = ScorerPool(config)
     yield pool

@@ -67,6 +67,7 @@ def config(plugin: str, *, num_workers: int = 2, name: str = "misbehave") -> Rew
         plugins=(plugin,),
         num_workers=num_workers,
         timeout_s=TIMEOUT_S,
+        memory_gib=16,
     )
 
 
@@ -229,6 +230,7 @@ def test_row_rewards_are_imported_before_the_first_request(plugin: str) -> None:
             plugins=(plugin,),
             num_workers=1,
             timeout_s=TIMEOUT_S,
+            memory_gib=16,
         ),
         row_rewards=["math_answer"],
     )
@@ -261,7 +263,7 @@ def test_processes_end_when_the_driver_is_killed(plugin: str) -> None:
             "from rlstack.types import RewardRequest\n"
             "from workers.scorer import ScorerPool\n"
             "pool = ScorerPool(RewardConfig(components=(RewardComponent(name='misbehave'),),\n"
-            "    plugins=(sys.argv[1],), num_workers=1, timeout_s=60))\n"
+            "    plugins=(sys.argv[1],), num_workers=1, timeout_s=60, memory_gib=16))\n"
             "score = asyncio.run(pool.score(RewardRequest(prompt='', response='pid')))\n"
             "print(score.extracted_answer, flush=True)\n"
             "time.sleep(60)",

@@ -88,7 +88,11 @@ def running(
 ) -> Iterator[ScorerPool]:
     pool = ScorerPool(
         RewardConfig(
-            components=components, plugins=(plugin,), num_workers=num_workers, timeout_s=TIMEOUT_S
+            components=components,
+            plugins=(plugin,),
+            num_workers=num_workers,
+            timeout_s=TIMEOUT_S,
+            memory_gib=16,
         )
     )
     try:
