@@ -7,13 +7,10 @@ import argparse
 import asyncio
 import inspect
 import json
-import keyword
 import re
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from time import perf_counter
@@ -28,6 +25,7 @@ from rewards.sources import installed
 from rlstack.config.reward import RewardComponent, RewardConfig
 from rlstack.data.values import RowError, answer_text, to_messages
 from rlstack.errors import DataError, RewardError
+from rlstack.new_reward import write_new_reward
 from rlstack.types import FinishReason, RewardRequest, Score
 
 ROWS_SHOWN = 20
@@ -68,7 +66,7 @@ def run(arguments: Sequence[str]) -> None:
         case "reliability":
             reliability.run(options)
         case _:
-            _new(options.name, directory=options.directory)
+            write_new_reward(options.name, directory=options.directory)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -356,63 +354,3 @@ def _distribution(scores: Sequence[float]) -> list[str]:
     return [
         f"  {label:>20} {count:>7} {'#' * round(BAR_WIDTH * count / most)}" for label, count in bars
     ]
-
-
-PLUGIN = '''"""Reward `{name}`."""
-
-from rewards.registry import register
-from rlstack.types import RewardRequest
-
-
-@register("{name}")
-def {name}(request: RewardRequest, *, mark: float = 1.0) -> float | None:
-    """`mark` if the response holds the reference answer, else 0.0; None without an answer."""
-    if request.answer is None:
-        return None  # cannot be judged, which is not 0
-    return mark if request.answer in request.response else 0.0
-'''
-
-PLUGIN_TEST = '''"""Reward `{name}` on responses that are right, wrong and impossible to judge."""
-
-from {name} import {name}
-from rlstack.types import RewardRequest
-
-
-def test_right() -> None:
-    assert {name}(RewardRequest(prompt="2+3=", response="It is 5.", answer="5")) == 1.0
-
-
-def test_wrong() -> None:
-    assert {name}(RewardRequest(prompt="2+3=", response="It is 6.", answer="5"), mark=2.0) == 0.0
-
-
-def test_no_reference_answer() -> None:
-    assert {name}(RewardRequest(prompt="2+3=", response="It is 5.")) is None
-'''
-
-
-def _new(name: str, *, directory: Path) -> None:
-    register_rewards([])
-    if not name.isidentifier() or keyword.iskeyword(name) or name == ROW:
-        raise RewardError(
-            f"{name!r} cannot be the name of a new reward: choose a Python name, like short_enough."
-        )
-    if name in registered_names() or name in installed():
-        raise RewardError(f"there is a reward {name!r} already. Choose another name.")
-    if find_spec(name) is not None:
-        raise RewardError(f"{name}.py would hide the Python module {name!r}. Choose another name.")
-    files = {directory / f"{name}.py": PLUGIN, directory / f"test_{name}.py": PLUGIN_TEST}
-    for path in files:
-        if path.exists():
-            raise RewardError(f"{path} exists already. Choose another name or --directory.")
-    directory.mkdir(parents=True, exist_ok=True)
-    for path, text in files.items():
-        path.write_text(text.format(name=name), encoding="utf-8")
-    plugin, test = files
-    print(f"wrote {plugin} and {test}. Next:")
-    print(f"  python -m pytest {shlex.quote(str(test))}")
-    print(f"  rlstack rewards test {name} --plugin {shlex.quote(str(plugin))} --rows ROWS.jsonl")
-    print(
-        f"  rlstack rl ... 'reward.plugins=[{plugin}]' "
-        f"'reward.components=[{{name: {name}, params: {{mark: 1.0}}}}]'"
-    )

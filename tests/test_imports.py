@@ -10,6 +10,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNTIME = ("ray", "vllm", "deepspeed", "transformers", "datasets", "reasoning_gym", "pyarrow")
 COMPOSITION_ROOTS = ("rlstack/cli.py", "rlstack/stages/")
 """The only files of the core that may know the runtime."""
+PROGRAMS = "rewards/sandbox/inside/"
+"""Not modules: what runs in the sandbox, started by path."""
 WITHOUT_TORCH = ("rlstack/types.py", "rlstack/config/", "rlstack/data/", "rlstack/planning/")
 
 CODE = """
@@ -27,6 +29,7 @@ def modules_under(*packages: str) -> dict[str, str]:
     """Relative path -> module name of every module of the packages."""
     files = [file for package in packages for file in sorted((ROOT / package).rglob("*.py"))]
     paths = [file.relative_to(ROOT).as_posix() for file in files]
+    paths = [path for path in paths if not path.startswith(PROGRAMS)]
     return {
         path: path.removesuffix("/__init__.py").removesuffix(".py").replace("/", ".")
         for path in paths

@@ -10,7 +10,14 @@ ROOT = Path(__file__).resolve().parents[1]
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 FOLDERS = ("rlstack", "workers", "rewards", "deploy", "tests")
-FILES = [file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))]
+TABLES = {ROOT / "tests/rewards/attacks/programs.py"}
+"""Data in Python's clothes: a longer table is no harder to read."""
+FILES = [
+    file
+    for folder in FOLDERS
+    for file in sorted((ROOT / folder).rglob("*.py"))
+    if file not in TABLES
+]
 
 
 def long_functions(source: str) -> Iterator[tuple[str, int]]:
