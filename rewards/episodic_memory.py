@@ -9,12 +9,13 @@ import numpy as np
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from rewards.registry import build, register
-from rewards.text_embedding import NearestIndex, embed, hashed_ngrams, load_embedder
+from rewards.sources import import_function
+from rewards.text_embedding import NearestIndex, embed, hashed_ngrams
 from rlstack.algorithms.episodic_memory import empty_memory, insert, score
 from rlstack.types import RewardRequest, Score
 
 
-@register("episodic_memory", batched=True)
+@register("episodic_memory", requires=("usearch",), batched=True)
 class EpisodicMemoryReward:
     """The intrinsic reward of Memory-R+ (arXiv 2504.02273), to be added to the task's own.
 
@@ -50,7 +51,7 @@ class EpisodicMemoryReward:
         embedder: str | None = None,
     ) -> None:
         self._task = build(task, task_params or {})
-        self._embedder = hashed_ngrams if embedder is None else load_embedder(embedder)
+        self._embedder = hashed_ngrams if embedder is None else import_function(embedder)
         self._threshold, self._capacity = threshold, capacity
         self._num_neighbours, self._window = num_neighbours, window
         self._exploit_weight, self._explore_weight = exploit_weight, explore_weight

@@ -1,11 +1,8 @@
 """Texts as vectors, and the nearest of many vectors; for rewards that compare texts."""
 
-import importlib
 import zlib
 from collections.abc import Callable, Sequence
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +12,8 @@ from rlstack.errors import RewardError
 Vectors = NDArray[np.floating[Any]]
 Embedder = Callable[[Sequence[str]], Vectors]
 """Texts to float [len(texts), D], the same D in every call."""
+
+EXACT_UP_TO = 10_000
 
 _NGRAM_CHARS = (3, 4, 5)
 
@@ -39,26 +38,6 @@ def hashed_ngrams(texts: Sequence[str], *, size: int = 1024) -> Vectors:
     return vectors / np.where(lengths > 0, lengths, 1.0)
 
 
-def load_embedder(name: str) -> Embedder:
-    """The function `package.module:function` or `path/to/file.py:function`.
-
-    Raises:
-        RewardError: if it cannot be imported or is no function.
-    """
-    place, _, function = name.rpartition(":")
-    try:
-        module = _import_file(place) if place.endswith(".py") else importlib.import_module(place)
-        found: Any = vars(module)[function]
-    except (Exception, SystemExit) as error:
-        raise RewardError(
-            f"embedder {name!r} cannot be loaded: {type(error).__name__}: {error}. Give "
-            "package.module:function or path/to/file.py:function."
-        ) from error
-    if not callable(found):
-        raise RewardError(f"embedder {name!r} is {type(found).__name__}; expected a function")
-    return cast(Embedder, found)
-
-
 def embed(embedder: Embedder, texts: Sequence[str]) -> Vectors:
     """The embedder's vectors, checked.
 
@@ -77,58 +56,48 @@ def embed(embedder: Embedder, texts: Sequence[str]) -> Vectors:
 
 
 class NearestIndex:
-    """Names by vector; finds those with the largest cosine, exactly, in one matrix product."""
+    """Names by vector; finds those with the largest cosine, through usearch.
+
+    Exact up to `EXACT_UP_TO` names, beyond that by usearch's graph, which may miss a near one.
+    """
 
     def __init__(self) -> None:
-        self._names: dict[str, int] = {}
-        self._vectors = np.zeros((0, 0), dtype=np.float32)
+        self._keys: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+        self._next_key = 0
+        self._index: Any = None
 
     def __contains__(self, name: str) -> bool:
-        return name in self._names
+        return name in self._keys
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._keys)
 
     def add(self, name: str, vector: Vectors) -> None:
         """Add a name; its vector is float [D]. A name that is there keeps its first vector."""
-        if name in self._names:
+        if name in self._keys:
             return
-        count = len(self._names)
-        if count == len(self._vectors):
-            # Doubled, so that adding n names copies each about twice.
-            grown = np.zeros((max(16, 2 * count), len(vector)), dtype=np.float32)
-            if count:
-                grown[:count] = self._vectors
-            self._vectors = grown
-        length = float(np.linalg.norm(vector))
-        self._vectors[count] = vector / length if length > 0 else vector
-        self._names[name] = count
+        if self._index is None:
+            from usearch.index import Index  # an extra: the core works without
+
+            self._index = Index(ndim=len(vector), metric="cos", dtype="f32")
+        self._index.add(self._next_key, vector.astype(np.float32))
+        self._keys[name] = self._next_key
+        self._names[self._next_key] = name
+        self._next_key += 1
 
     def keep_newest(self, count: int) -> None:
         """Forget all names but the `count` that were added last."""
-        first = max(len(self._names) - count, 0)
-        self._vectors = self._vectors[first : len(self._names)].copy()
-        self._names = {name: row for row, name in enumerate(list(self._names)[first:])}
+        for name in list(self._keys)[: max(len(self) - count, 0)]:
+            key = self._keys.pop(name)
+            del self._names[key]
+            self._index.remove(key)
 
     def nearest(self, vector: Vectors, count: int) -> list[str]:
         """The `count` names nearest to `vector`, nearest first; all if there are fewer."""
-        known = len(self._names)
-        if not known:
+        if not self._keys:
             return []
-        cosines = self._vectors[:known] @ vector.astype(np.float32)
-        count = min(count, known)
-        best = np.argpartition(-cosines, count - 1)[:count]
-        names = list(self._names)
-        return [names[row] for row in best[np.argsort(-cosines[best], kind="stable")]]
-
-
-def _import_file(place: str) -> Any:
-    path = Path(place).resolve()
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    spec = spec_from_file_location(f"embedder:{path}", path)
-    assert spec is not None, "a .py path always has a spec"
-    assert spec.loader is not None, "a .py path always has a loader"
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+        found = self._index.search(
+            vector.astype(np.float32), min(count, len(self)), exact=len(self) <= EXACT_UP_TO
+        )
+        return [self._names[int(key)] for key in found.keys]

@@ -103,7 +103,12 @@ def test_the_default_embedder_needs_no_model() -> None:
 
 @pytest.mark.parametrize(
     ("function", "message"),
-    [("broken", "not finite"), ("short", "shape"), ("number", "int"), ("absent", "KeyError")],
+    [
+        ("broken", "not finite"),
+        ("short", "shape"),
+        ("number", "int"),
+        ("absent", "has no 'absent'"),
+    ],
 )
 def test_embedders_that_cannot_be_used(embedder: str, function: str, message: str) -> None:
     with pytest.raises(RewardError, match=message):

@@ -45,3 +45,14 @@ def test_forgetting_keeps_the_newest() -> None:
     assert (len(index), "3" in index, "4" in index) == (2, False, True)
     index.add("6", np.array([1.0, 0.0]))
     assert index.nearest(np.array([1.0, 0.0]), 9) == ["6", "4", "5"]
+
+
+def test_many_names_are_searched_by_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not exact: but a vector that is there is found first."""
+    monkeypatch.setattr("rewards.text_embedding.EXACT_UP_TO", 100)
+    vectors = np.random.default_rng(0).normal(size=(400, 16))
+    index = NearestIndex()
+    for number, vector in enumerate(vectors):
+        index.add(str(number), vector)
+    found = [index.nearest(vector, 3)[0] for vector in vectors[::20]]
+    assert found == [str(number) for number in range(0, 400, 20)]
