@@ -20,8 +20,9 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
+from rewards.code_checks import CHECKS, CallCase, Calls, Checks, InputCase, Programs, Tests
 from rewards.registry import register
 from rewards.sandbox.inside import values
 from rewards.sandbox.job import Job, Limits, Mode, Outcome, SandboxSettings
@@ -32,51 +33,6 @@ from rlstack.types import RewardRequest, Score
 METADATA_KEY = "code"
 _FENCE = re.compile(r"^[ \t]*(```+|~~~+)[^\n`]*\n(.*?)^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
 _ATTEMPTS = 2
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class InputCase(_Strict):
-    """A run of the program."""
-
-    stdin: str = ""
-    stdout: str
-
-
-class CallCase(_Strict):
-    """A call of the function."""
-
-    args: list[Any] | dict[str, Any]
-    expected: Any
-
-
-class Programs(_Strict):
-    """Judged by what the program prints."""
-
-    cases: list[InputCase] = Field(min_length=1)
-    prelude: str = ""
-
-
-class Calls(_Strict):
-    """Judged by what the function returns."""
-
-    entry_point: str = Field(min_length=1)
-    cases: list[CallCase] = Field(min_length=1)
-    prelude: str = ""
-
-
-class Tests(_Strict):
-    """Judged by an assert program."""
-
-    entry_point: str = Field(min_length=1)
-    tests: str = Field(min_length=1)
-    prelude: str = ""
-
-
-_Checks = Programs | Calls | Tests
-_ROW: TypeAdapter[_Checks] = TypeAdapter(_Checks)
 
 
 @register("code")
@@ -157,7 +113,7 @@ class Code:
         if self._judge is not None:
             self._judge.close()
 
-    def _judged(self, checks: _Checks, program: str) -> float:
+    def _judged(self, checks: Checks, program: str) -> float:
         prelude = checks.prelude
         source = prelude + ("\n" if prelude and not prelude.endswith("\n") else "") + program
         match checks:
@@ -274,7 +230,7 @@ def same(found: Any, expected: Any, tolerance: float) -> bool:
     return type(found) is type(expected) and found == expected
 
 
-def _checks(request: RewardRequest) -> _Checks:
+def _checks(request: RewardRequest) -> Checks:
     where = f"the row (data source {request.data_source!r})"
     data: Any = request.metadata.get(METADATA_KEY)
     if data is None and request.answer is not None:
@@ -285,7 +241,7 @@ def _checks(request: RewardRequest) -> _Checks:
     if not isinstance(data, Mapping):
         raise RewardError(f"{where} has no cases or tests. {_FORM}")
     try:
-        return _ROW.validate_python(dict(data))
+        return CHECKS.validate_python(dict(data))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"][1:])
