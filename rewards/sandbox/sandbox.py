@@ -249,7 +249,9 @@ def _attend(tasks: list[_Task], wall_s: float) -> None:
                 if isinstance(key.fileobj, socket.socket):
                     selector.unregister(key.fileobj)
                     waiting -= 1
-                    message = key.fileobj.recv(_CHUNK)
+                    message = b""
+                    with suppress(ConnectionError):  # it died: `_outcome` says so
+                        message = key.fileobj.recv(_CHUNK)
                     task.reply = json.loads(message) if message else None
                 elif key.fd in task.inputs:
                     _feed(task, key.fd, selector)

@@ -6,14 +6,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Timer
 
 import psutil
 import pytest
 
 from rewards.sandbox import launch
 from rewards.sandbox.job import Job, Limits, Mode, SandboxSettings
-from rewards.sandbox.sandbox import Sandbox
+from rewards.sandbox.sandbox import Sandbox, SandboxDiedError
 from rlstack.errors import RewardError
 
 SMALL = Limits(wall_s=1.0, memory_bytes=128 << 20, processes=8, file_bytes=1 << 20)
@@ -85,6 +87,29 @@ def test_a_sandbox_that_was_killed_is_replaced(sandbox: Sandbox) -> None:
     assert sandbox._process is not None
     sandbox._process.kill()
     sandbox._process.wait()
+    assert run(sandbox, "print(2)") == "2\n"
+
+
+def test_a_sandbox_that_dies_before_it_takes_the_program_is_not_the_programs_result(
+    sandbox: Sandbox,
+) -> None:
+    run(sandbox, "print(1)")  # it is there
+    assert sandbox._process is not None
+    started = psutil.Process(sandbox._process.pid)
+    family = [started, *started.children(recursive=True)]
+    for process in family:
+        process.suspend()  # what is sent now is never read: the connection ends with a reset
+
+    def end_all() -> None:
+        for process in reversed(family):
+            with suppress(psutil.NoSuchProcess):  # they end with each other
+                process.kill()
+
+    killer = Timer(0.3, end_all)
+    killer.start()
+    with pytest.raises(SandboxDiedError):
+        run(sandbox, "print(1)")
+    killer.join()
     assert run(sandbox, "print(2)") == "2\n"
 
 
