@@ -1,7 +1,6 @@
 """Reward `cosine_length`: correctness and length in one figure."""
 
-import inspect
-from inspect import iscoroutinefunction
+from inspect import isclass, iscoroutinefunction
 from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Field
@@ -17,7 +16,7 @@ def _build(correct: Any) -> Reward:
         return cast(Reward, correct)
     if isinstance(correct, str):
         found = info(correct)
-        if found.batched or inspect.isclass(found.target) or iscoroutinefunction(found.target):
+        if found.batched or isclass(found.target) or iscoroutinefunction(found.target):
             raise ValueError(f"{correct!r} is batched, async or a class; expected a plain function")
         return build(correct, {})
     raise ValueError("expected the name of a registered reward")

@@ -226,7 +226,7 @@ def _explain(error: Exception) -> NoReturn:
     if isinstance(error, OSError):
         if error.errno not in FULL_DISK:
             raise error
-        _fail(f"{error}; free some space, then continue with rlstack rl resume=RUN_DIR")
+        _fail(f"{error}; free some space; a run of rl continues with rlstack rl resume=RUN_DIR")
     _fail(str(error))
 
 

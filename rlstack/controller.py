@@ -86,7 +86,7 @@ class Controller:
         roles, algorithm = self.roles, self.config.algorithm
         metrics = await self._enter(Phase.GENERATE)
         groups = await self._collect_groups(step)
-        if self.config.algorithm.needs_baseline:
+        if algorithm.needs_baseline:
             groups = await self._with_baselines(groups, step)
         metrics += rollout_metrics(
             groups, max_response_tokens=self.config.rollout.max_response_tokens
@@ -113,7 +113,7 @@ class Controller:
                     correction_weights=estimate.correction_weights[rows],
                     kl_coef=self.kl_coef,
                 )
-                metrics += await roles.policy.update(minibatch, self.config.algorithm)
+                metrics += await roles.policy.update(minibatch, algorithm)
         if algorithm.needs_reference:
             metrics += Metrics.of({"policy/kl_coef": self.kl_coef})
         self.kl_coef = next_kl_coef(

@@ -192,8 +192,7 @@ def _test(options: argparse.Namespace) -> None:
         # One group for each process: the clock must not run while a group waits for its turn.
         async with slots:
             start = perf_counter()
-            arrived = [_arrived(request) for _, request in members]
-            scores = await pool.score_group(arrived, step=0)
+            scores = await pool.score_arrived([request for _, request in members], step=0)
             seconds = (perf_counter() - start) / len(members)
         return [
             _row_result(name, score, seconds)
@@ -219,10 +218,6 @@ def _test(options: argparse.Namespace) -> None:
             print(json.dumps(asdict(result), ensure_ascii=False))
     else:
         print("\n".join(summary(results)))
-
-
-async def _arrived(request: RewardRequest) -> RewardRequest:
-    return request
 
 
 def _prompt(request: RewardRequest) -> Any:

@@ -1,11 +1,14 @@
 """The `rlstack` command as a process: help, configuration, completion, and its error messages."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from rlstack.cli import _explain
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,3 +129,13 @@ def test_a_folder_named_like_our_package_is_refused(tmp_path: Path) -> None:
     assert found.returncode == 2
     assert "the Python package 'rewards' is" in found.stderr
     assert "rename" in found.stderr
+
+
+def test_a_full_disk_is_a_message_and_other_system_errors_keep_their_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        _explain(OSError(errno.ENOSPC, "No space left on device", "run/metrics.jsonl"))
+    assert "run/metrics.jsonl" in capsys.readouterr().err
+    with pytest.raises(PermissionError):
+        _explain(PermissionError(errno.EACCES, "Permission denied"))

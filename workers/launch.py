@@ -102,7 +102,7 @@ def check_reachable(address: str) -> None:
     """Raise OSError at once if nothing listens at host:port; Ray itself tries for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def _bundles(spec: LaunchSpec, *, device: str) -> list[dict[str, float]]:

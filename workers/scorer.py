@@ -75,7 +75,15 @@ class ScorerPool:
         Raises:
             RewardError, WorkerError: as `score_group`.
         """
-        return (await self.score_group([_now(request)], step=step))[0]
+        return (await self.score_arrived([request], step=step))[0]
+
+    async def score_arrived(self, requests: Sequence[RewardRequest], *, step: int) -> list[Score]:
+        """`score_group` of rollouts that nobody has to wait for.
+
+        Raises:
+            RewardError, WorkerError: as `score_group`.
+        """
+        return await self.score_group([_now(request) for request in requests], step=step)
 
     async def score_group(
         self, requests: Sequence[Awaitable[RewardRequest]], *, step: int

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rlstack.algorithms import advantages, kl
+from rlstack.algorithms import advantages, filtration, kl
 from rlstack.algorithms.policy_losses import PolicyLoss
 from rlstack.batch import PolicyBatch, TokenBatch
 from rlstack.metrics import Metrics
@@ -73,7 +73,7 @@ def of_rewards(batch: TokenBatch) -> Metrics:
     if len(rewards) == 0:
         return metrics
     if batch.baseline_rewards is None:
-        signal = advantages.dr_grpo(batch.rewards, batch.group_ids) != 0
+        signal = filtration.has_signal(batch.rewards, batch.group_ids)
     else:
         signal = advantages.remax(batch.rewards, batch.baseline_rewards) != 0
     num_groups = len(batch.group_ids.unique())

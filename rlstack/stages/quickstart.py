@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
 
+from rlstack.command_line import plain_values
 from rlstack.config.data import ReasoningGymSource
 from rlstack.config.load import parse
 from rlstack.config.run import RLConfig, SFTConfig
@@ -68,6 +68,4 @@ def compose_values(
         composed = compose(
             name, overrides=[*overrides, f"model.path={model}", f"run_dir={run_dir}"]
         )
-    values = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    return plain_values(composed)

@@ -91,11 +91,8 @@ def serve(
     async def judge(requests: Sequence[RewardRequest]) -> list[Score]:
         # A batched reward compares the responses to one prompt, which clients send side by side.
         groups = [list(members) for _, members in groupby(requests, key=attrgetter("prompt"))]
-        scored = await asyncio.gather(*map(judge_group, groups))
+        scored = await asyncio.gather(*(pool.score_arrived(group, step=0) for group in groups))
         return [score for group in scored for score in group]
-
-    async def judge_group(group: Sequence[RewardRequest]) -> list[Score]:
-        return await pool.score_group([arrived(request) for request in group], step=0)
 
     app = create_app(judge, token=token, max_bytes=max_bytes, max_requests=max_requests)
     app.router.lifespan_context = lifespan
@@ -105,11 +102,6 @@ def serve(
         )
     finally:
         pool.close()
-
-
-async def arrived(request: RewardRequest) -> RewardRequest:
-    """A request that nobody has to wait for."""
-    return request
 
 
 def _config(arguments: argparse.Namespace) -> RewardConfig:

@@ -52,3 +52,9 @@ def test_an_unknown_reward_and_a_branch_the_wrong_way_are_refused() -> None:
         build("cosine_length", {"correct": "math_anser"})
     with pytest.raises(RewardError, match="must not gain from length"):
         judge("4", 1, correct_shortest=0.0)
+
+
+@pytest.mark.parametrize("correct", ["code", "trl"], ids=["a class", "batched"])
+def test_correctness_is_a_plain_function(correct: str) -> None:
+    with pytest.raises(RewardError, match="expected a plain function"):
+        build("cosine_length", {"correct": correct})
