@@ -118,6 +118,26 @@ class PolicyBatch(TokenBatch):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CriticBatch(TokenBatch):
+    """What one optimizer step of the critic trains on.
+
+    old_values, returns: float32 [B, T], reward units; entry t of both is of the state before token
+    t, and where loss_mask is False it is 0.
+    num_loss_tokens, num_rollouts: the denominators of the loss, as in `PolicyBatch`.
+    """
+
+    old_values: Tensor
+    returns: Tensor
+    num_loss_tokens: int
+    num_rollouts: int
+
+    def __post_init__(self) -> None:
+        TokenBatch.__post_init__(self)
+        for name in ("old_values", "returns"):
+            _check(self, name, tuple(self.token_ids.shape), torch.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SFTBatch:
     """Demonstrations: token_ids int64 [B, T], attention_mask and loss_mask bool [B, T].
 

@@ -11,21 +11,19 @@ from typing import Any
 from ray.actor import ActorHandle
 from torch import Tensor
 
-from rlstack.batch import PolicyBatch, SFTBatch, TokenBatch
+from rlstack.batch import CriticBatch, PolicyBatch, SFTBatch, TokenBatch
 from rlstack.config.algorithm import AlgorithmConfig
+from rlstack.config.critic import CriticConfig
 from rlstack.metrics import Metrics
 from rlstack.planning.phases import Transport
 from rlstack.types import SamplingSettings
 from workers.specs import Completion, EngineSpec, EngineState, SendReport, TokenRequest, TrainerSpec
 
 
-class PolicyActor:
-    """`workers.policy.PolicyRank` as an actor."""
+class _TrainerActor:
+    """What every `workers.trainer.TrainerRank` does, as an actor; subclasses make the rank."""
 
-    def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
-        from workers.policy import PolicyRank
-
-        self.rank = PolicyRank(spec, rank=rank)
+    rank: Any
 
     def visible_device(self) -> str:
         return self.rank.visible_device()
@@ -35,6 +33,30 @@ class PolicyActor:
 
     def start(self, *, address: str, port: int) -> None:
         self.rank.start(address=address, port=port)
+
+    def offload(self) -> None:
+        self.rank.offload()
+
+    def reload(self) -> None:
+        self.rank.reload()
+
+    def save(self, directory: Path) -> None:
+        self.rank.save(directory)
+
+    def load(self, directory: Path) -> None:
+        self.rank.load(directory)
+
+    def export(self, directory: Path) -> None:
+        self.rank.export(directory)
+
+
+class PolicyActor(_TrainerActor):
+    """`workers.policy.PolicyRank` as an actor."""
+
+    def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
+        from workers.policy import PolicyRank
+
+        self.rank = PolicyRank(spec, rank=rank)
 
     def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         return self.rank.logprobs(batch)
@@ -53,20 +75,20 @@ class PolicyActor:
     def send_weights(self) -> SendReport:
         return self.rank.send_weights()
 
-    def offload(self) -> None:
-        self.rank.offload()
 
-    def reload(self) -> None:
-        self.rank.reload()
+class CriticActor(_TrainerActor):
+    """`workers.critic.CriticRank` as an actor."""
 
-    def save(self, directory: Path) -> None:
-        self.rank.save(directory)
+    def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
+        from workers.critic import CriticRank
 
-    def load(self, directory: Path) -> None:
-        self.rank.load(directory)
+        self.rank = CriticRank(spec, rank=rank)
 
-    def export(self, directory: Path) -> None:
-        self.rank.export(directory)
+    def values(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        return self.rank.values(batch)
+
+    def update(self, batch: CriticBatch, config: CriticConfig) -> Metrics:
+        return self.rank.update(batch, config)
 
 
 class ReferenceActor:

@@ -1,109 +1,130 @@
-"""Groups of trainer and reference ranks behind one call each."""
+"""Groups of ranks behind one call each."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
 from ray.actor import ActorHandle
 from torch import Tensor
 
-from rlstack.batch import PolicyBatch, SFTBatch, TokenBatch
+from rlstack.batch import CriticBatch, PolicyBatch, SFTBatch, TokenBatch
 from rlstack.config.algorithm import AlgorithmConfig
+from rlstack.config.critic import CriticConfig
 from rlstack.metrics import Metrics, merge
 from rlstack.planning.phases import Transport
 from workers.specs import SendReport
 
 
-class PolicyGroup:
-    """All ranks of the policy trainer; every call runs on all of them at the same time."""
+class RankGroup:
+    """Ranks of one role; every call runs on all of them at the same time.
 
-    def __init__(self, ranks: Sequence[ActorHandle]) -> None:
+    turn: held by whoever uses the devices, where several roles share them.
+    """
+
+    def __init__(self, ranks: Sequence[ActorHandle], *, turn: asyncio.Lock | None = None) -> None:
         self.ranks = ranks
+        self.turn = turn or asyncio.Lock()
+
+    async def all(self, method: str, *arguments: Any, **named: Any) -> list[Any]:
+        """What `method` returns on each rank."""
+        calls = [getattr(rank, method).remote(*arguments, **named) for rank in self.ranks]
+        return await asyncio.gather(*calls)
+
+    async def rows(self, method: str, batch: TokenBatch) -> Tensor:
+        """Float32 [B, T], put together from what each rank says of its rows of `batch`."""
+        result = torch.zeros(batch.token_ids.shape)
+        for rows, values in await self.all(method, ray.put(batch)):
+            result[rows] = values
+        return result
+
+
+class TrainerGroup(RankGroup):
+    """All ranks of a trainer; see `rlstack.protocols.Trained` for what is said in common."""
 
     async def start(self) -> None:
         """Let the ranks meet and load the model."""
         address, port = await self.ranks[0].rendezvous.remote()
-        await asyncio.gather(*(r.start.remote(address=address, port=port) for r in self.ranks))
+        await self.all("start", address=address, port=port)
+
+    async def save(self, directory: Path) -> None:
+        """Weights, optimizer, scheduler and RNG of every rank."""
+        await self.all("save", directory)
+
+    async def load(self, directory: Path) -> None:
+        """Restore what `save` wrote, exactly."""
+        await self.all("load", directory)
+
+    async def export(self, directory: Path) -> None:
+        """Weights, configuration and tokenizer in Hugging Face format."""
+        await self.all("export", directory)
+
+    async def visible_devices(self) -> list[str]:
+        """The GPU of each rank, as CUDA_VISIBLE_DEVICES names it on its node."""
+        return await self.all("visible_device")
+
+    async def offload(self) -> None:
+        """Free device memory."""
+        await self.all("offload")
+
+    async def reload(self) -> None:
+        """Undo `offload`."""
+        await self.all("reload")
+
+    async def step(self, method: str, batch: Any, *arguments: Any) -> Metrics:
+        """One optimizer step of all ranks by `method`; what they measured, together."""
+        return merge(await self.all(method, ray.put(batch), *arguments))
+
+
+class PolicyGroup(TrainerGroup):
+    """All ranks of the policy trainer."""
 
     async def logprobs(self, batch: TokenBatch) -> Tensor:
         """See `rlstack.protocols.PolicyTrainer`."""
-        shared = ray.put(batch)
-        return await _scatter(batch, [rank.logprobs.remote(shared) for rank in self.ranks])
+        return await self.rows("logprobs", batch)
 
     async def update(self, batch: PolicyBatch, algorithm: AlgorithmConfig) -> Metrics:
         """See `rlstack.protocols.PolicyTrainer`."""
-        shared = ray.put(batch)
-        calls = [rank.update.remote(shared, algorithm) for rank in self.ranks]
-        return merge(await asyncio.gather(*calls))
+        return await self.step("update", batch, algorithm)
 
     async def update_supervised(self, batch: SFTBatch) -> Metrics:
         """One optimizer step on demonstrations."""
-        shared = ray.put(batch)
-        calls = [rank.update_supervised.remote(shared) for rank in self.ranks]
-        return merge(await asyncio.gather(*calls))
-
-    async def save(self, directory: Path) -> None:
-        """See `rlstack.protocols.PolicyTrainer`."""
-        await asyncio.gather(*(rank.save.remote(directory) for rank in self.ranks))
-
-    async def load(self, directory: Path) -> None:
-        """See `rlstack.protocols.PolicyTrainer`."""
-        await asyncio.gather(*(rank.load.remote(directory) for rank in self.ranks))
-
-    async def export(self, directory: Path) -> None:
-        """See `rlstack.protocols.PolicyTrainer`."""
-        await asyncio.gather(*(rank.export.remote(directory) for rank in self.ranks))
+        return await self.step("update_supervised", batch)
 
     async def connect(
         self, transport: Transport, *, engines: Sequence[ActorHandle], workers_per_engine: int
     ) -> None:
         """Let the trainer meet the engines it will send weights to."""
-        calls = [
-            rank.connect.remote(
-                transport, engines=list(engines), workers_per_engine=workers_per_engine
-            )
-            for rank in self.ranks
-        ]
-        await asyncio.gather(*calls)
+        await self.all(
+            "connect", transport, engines=list(engines), workers_per_engine=workers_per_engine
+        )
 
     async def send_weights(self) -> SendReport:
         """Put the weights into every engine; what was sent."""
-        reports = await asyncio.gather(*(rank.send_weights.remote() for rank in self.ranks))
-        return reports[0]
-
-    async def visible_devices(self) -> list[str]:
-        """The GPU of each rank, as CUDA_VISIBLE_DEVICES names it on its node."""
-        return await asyncio.gather(*(rank.visible_device.remote() for rank in self.ranks))
-
-    async def offload(self) -> None:
-        """Free device memory."""
-        await asyncio.gather(*(rank.offload.remote() for rank in self.ranks))
-
-    async def reload(self) -> None:
-        """Undo `offload`."""
-        await asyncio.gather(*(rank.reload.remote() for rank in self.ranks))
+        return (await self.all("send_weights"))[0]
 
 
-class ReferenceGroup:
+class CriticGroup(TrainerGroup):
+    """All ranks of the critic."""
+
+    async def values(self, batch: TokenBatch) -> Tensor:
+        """See `rlstack.protocols.Critic`."""
+        return await self.rows("values", batch)
+
+    async def update(self, batch: CriticBatch, config: CriticConfig) -> Metrics:
+        """See `rlstack.protocols.Critic`."""
+        return await self.step("update", batch, config)
+
+
+class ReferenceGroup(RankGroup):
     """All ranks of the frozen reference."""
-
-    def __init__(self, ranks: Sequence[ActorHandle]) -> None:
-        self.ranks = ranks
 
     async def start(self) -> None:
         """Load the model in every rank."""
-        await asyncio.gather(*(rank.start.remote() for rank in self.ranks))
+        await self.all("start")
 
     async def logprobs(self, batch: TokenBatch) -> Tensor:
         """See `rlstack.protocols.Reference`."""
-        shared = ray.put(batch)
-        return await _scatter(batch, [rank.logprobs.remote(shared) for rank in self.ranks])
-
-
-async def _scatter(batch: TokenBatch, calls: Sequence[Awaitable[tuple[Tensor, Tensor]]]) -> Tensor:
-    result = torch.zeros(batch.token_ids.shape)
-    for rows, values in await asyncio.gather(*calls):
-        result[rows] = values
-    return result
+        return await self.rows("logprobs", batch)

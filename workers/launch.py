@@ -3,29 +3,31 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
+from typing import Any, Literal
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlstack.config.model import ModelConfig
-from rlstack.config.placement import PlacementConfig
+from rlstack.config.placement import PlacementConfig, RolePlacement
 from rlstack.config.rollout import RolloutConfig
-from rlstack.config.trainer import TrainerConfig
 from rlstack.errors import PlacementError
 from rlstack.planning.phases import DeviceState, choose_transport
-from workers.actors import EngineActor, PolicyActor, ReferenceActor
+from workers.actors import CriticActor, EngineActor, PolicyActor, ReferenceActor
 from workers.engines import EngineGroup
-from workers.group import PolicyGroup, ReferenceGroup
+from workers.group import CriticGroup, PolicyGroup, ReferenceGroup, TrainerGroup
+from workers.placing import Placed, place
 from workers.reallocator import Reallocator
+from workers.reward_model import RewardModelActor, RewardModelGroup, RewardModelSpec
 from workers.runtime_env import engine_environment, trainer_environment
-from workers.specs import EngineSpec, TrainerSpec
+from workers.specs import EngineSpec, TrainedRole, TrainerSpec
 
 CONNECT_TIMEOUT_S = 5.0
 PLACEMENT_TIMEOUT_S = 120.0
@@ -38,14 +40,37 @@ class LaunchSpec:
 
     placement: PlacementConfig
     model: ModelConfig
+    """Of the policy and the engines."""
     seed: int
-    trainer: TrainerConfig | None = None
-    total_updates: int = 1
-    reference: bool = False
+    policy: TrainedRole | None = None
+    critic: TrainedRole | None = None
+    reference: ModelConfig | None = None
+    """A frozen model; its ranks are set up as the policy's trainer is."""
+    reward_models: RewardModelSpec | None = None
     rollout: RolloutConfig | None = None
     max_prompt_tokens: int = 0
     max_response_tokens: int = 0
     ray_address: str | None = None
+
+    def others(self) -> dict[str, RolePlacement]:
+        """The roles beside the policy."""
+        placement = self.placement
+        wanted = {
+            "critic": (self.critic, placement.critic),
+            "reference": (self.reference, placement.reference),
+            "reward_model": (self.reward_models, placement.reward_model),
+        }
+        return {name: where for name, (role, where) in wanted.items() if role is not None}
+
+    def place(self, *, device: str) -> Placed:
+        """The resources of every role."""
+        return place(
+            self.placement,
+            trained=self.policy is not None,
+            others=self.others(),
+            engines=self.rollout is not None,
+            device=device,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +78,9 @@ class Roles:
     """The running worker groups."""
 
     policy: PolicyGroup | None
+    critic: CriticGroup | None
     reference: ReferenceGroup | None
+    reward_models: RewardModelGroup | None
     engines: EngineGroup | None
     reallocator: Reallocator | None
 
@@ -87,8 +114,7 @@ def _join_cluster(spec: LaunchSpec) -> None:
                 f"`ray start --head`, or leave ray_address=null to run inside this command: {error}"
             ) from error
         return
-    bundles = _bundles(spec, device="cpu")
-    cpus = ceil(sum(bundle["CPU"] for bundle in bundles))
+    cpus = ceil(spec.place(device="cpu").total("CPU"))
     # Phases take turns, so more logical CPUs than cores is no overload.
     ray.init(
         num_cpus=max(cpus, os.cpu_count() or 1),
@@ -105,26 +131,6 @@ def check_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
-def _bundles(spec: LaunchSpec, *, device: str) -> list[dict[str, float]]:
-    """Resources of each trainer rank, then each engine (no GPUs where it shares the trainer's).
-
-    Reference ranks live beside the trainer ranks, in the same bundles.
-    """
-    placement = spec.placement
-    cpus = placement.cpus_per_worker
-    gpu = {"GPU": 1.0} if device == "gpu" else {}
-    roles_per_rank = 2 if spec.reference else 1
-    bundles: list[dict[str, float]] = []
-    if spec.trainer is not None:
-        bundles += [{"CPU": cpus * roles_per_rank, **gpu}] * placement.trainer_ranks
-    if spec.rollout is not None:
-        width = placement.tensor_parallel
-        own = gpu and (placement.mode == "disaggregated" or spec.trainer is None)
-        gpus = {"GPU": float(width)} if own else {}
-        bundles += [{"CPU": cpus * width, **gpus}] * placement.num_engines
-    return bundles
-
-
 class _Launcher:
     """Places and starts the actors of one run."""
 
@@ -137,9 +143,9 @@ class _Launcher:
         if self.device == "auto":
             self.device = "gpu" if num_gpus else "cpu"
         self.time_shared = self.device == "gpu" and placement.mode == "colocated"
-        self.bundles = _bundles(spec, device=self.device)
+        self.placed = spec.place(device=self.device)
         for kind in ("GPU", "CPU"):
-            needed = sum(bundle.get(kind, 0.0) for bundle in self.bundles)
+            needed = self.placed.total(kind)
             if needed > resources.get(kind, 0.0):
                 raise PlacementError(
                     f"placement: the roles need {needed:g} {kind}s but the cluster has "
@@ -147,7 +153,7 @@ class _Launcher:
                     "placement.num_engines, placement.tensor_parallel or placement.cpus_per_worker"
                 )
         shared_ranks = placement.num_engines * placement.tensor_parallel
-        shares = self.time_shared and spec.trainer is not None and spec.rollout is not None
+        shares = self.time_shared and spec.policy is not None and spec.rollout is not None
         if shares and shared_ranks > placement.trainer_ranks:
             raise PlacementError(
                 f"placement: colocated engines need {shared_ranks} GPUs (num_engines x "
@@ -161,7 +167,11 @@ class _Launcher:
         )
         self.actors: list[ActorHandle] = []
         self.engines: list[ActorHandle] = []
-        self.group: PlacementGroup = placement_group(self.bundles, strategy="PACK")
+        self.group = placement_group(self.placed.bundles, strategy="PACK")
+        self.policy_turn = asyncio.Lock()
+        """Whose turn it is on the policy's devices."""
+        self.shared_devices: list[str] = []
+        """The GPU of each policy rank."""
 
     async def start(self) -> Roles:
         """Start every role; those that do not wait for a GPU start at the same time."""
@@ -170,37 +180,59 @@ class _Launcher:
             await asyncio.wait_for(self.group.ready(), PLACEMENT_TIMEOUT_S)
         except TimeoutError:
             raise PlacementError(
-                f"placement: the cluster could not place {self.bundles} within "
+                f"placement: the cluster could not place {self.placed.bundles} within "
                 f"{PLACEMENT_TIMEOUT_S:.0f} s; is it busy with another job?"
             ) from None
-        policy = PolicyGroup(self._policy_actors()) if spec.trainer else None
-        reference = ReferenceGroup(self._reference_actors()) if spec.reference else None
-        engines = None
-        starting = [group.start() for group in (policy, reference) if group is not None]
-        if self.time_shared and policy is not None:
-            # An engine takes what memory it finds: the trainer must have left before.
+        policy = self._policy(spec.policy) if spec.policy else None
+        if policy is not None and self.device == "gpu":
+            self.shared_devices = await policy.visible_devices()
+        critic = self._critic(spec.critic) if spec.critic else None
+        reference = self._reference(spec.reference) if spec.reference else None
+        reward_models = self._reward_models(spec.reward_models) if spec.reward_models else None
+        groups = [g for g in (policy, critic, reference, reward_models) if g is not None]
+        starting = [group.start() for group in groups]
+        resident: list[TrainerGroup] = [policy] if policy else []
+        if critic is not None and spec.placement.critic.devices == "policy":
+            resident.append(critic)
+        if self.time_shared and resident:
+            # An engine takes what memory it finds: the trainers must have left before.
             await asyncio.gather(*starting)
-            await policy.offload()
+            await asyncio.gather(*(group.offload() for group in resident))
             starting = []
+        engines = None
         if spec.rollout is not None:
-            engines, engine_starts = await self._engines(spec.rollout, policy)
+            engines, engine_starts = self._engines(spec.rollout)
             starting += engine_starts
         await asyncio.gather(*starting)
         reallocator = None
         if policy is not None and engines is not None:
-            reallocator = Reallocator(
-                policy,
-                engines,
-                transport=self.transport,
-                workers_per_engine=spec.placement.tensor_parallel,
-                state=DeviceState(
-                    time_shared=self.time_shared,
-                    trainer_loaded=not self.time_shared,
-                    engines_awake=True,
-                ),
-            )
-            await reallocator.connect()
-        return Roles(policy=policy, reference=reference, engines=engines, reallocator=reallocator)
+            reallocator = await self._reallocator(policy, engines, resident)
+        return Roles(
+            policy=policy,
+            critic=critic,
+            reference=reference,
+            reward_models=reward_models,
+            engines=engines,
+            reallocator=reallocator,
+        )
+
+    async def _reallocator(
+        self, policy: PolicyGroup, engines: EngineGroup, resident: list[TrainerGroup]
+    ) -> Reallocator:
+        reallocator = Reallocator(
+            policy,
+            engines,
+            resident=resident,
+            transport=self.transport,
+            workers_per_engine=self.spec.placement.tensor_parallel,
+            state=DeviceState(
+                time_shared=self.time_shared,
+                trainer_loaded=not self.time_shared,
+                engines_awake=True,
+            ),
+        )
+        await reallocator.connect()
+        return reallocator
 
     async def stop(self) -> None:
         """End every actor and give the resources back."""
@@ -220,64 +252,93 @@ class _Launcher:
     def _threads(self, num_workers: int) -> int:
         return max(1, (os.cpu_count() or 1) // num_workers)
 
-    def _trainer_spec(self) -> TrainerSpec:
+    def _trainer_spec(self, role: TrainedRole, *, num_ranks: int) -> TrainerSpec:
         spec = self.spec
-        assert spec.trainer is not None
         return TrainerSpec(
-            model=spec.model,
-            trainer=spec.trainer,
+            model=role.model,
+            trainer=role.trainer,
             temperature=spec.rollout.temperature if spec.rollout else 1.0,
-            total_updates=spec.total_updates,
+            total_updates=role.total_updates,
             seed=spec.seed,
             device=self.device,
-            num_ranks=spec.placement.trainer_ranks,
-            threads=self._threads(spec.placement.trainer_ranks),
+            num_ranks=num_ranks,
+            threads=self._threads(num_ranks),
         )
 
-    def _policy_actors(self) -> list[ActorHandle]:
-        spec, trainer = self.spec, self._trainer_spec()
-        actors = [
-            ray.remote(PolicyActor)
-            .options(
-                num_cpus=spec.placement.cpus_per_worker,
-                num_gpus=1 if self.device == "gpu" else 0,
-                scheduling_strategy=self._strategy(rank),
-                runtime_env={"env_vars": trainer_environment(trainer)},
-            )
-            .remote(trainer, rank=rank)
-            for rank in range(trainer.num_ranks)
-        ]
-        self.actors += actors
-        return actors
+    def _policy(self, role: TrainedRole) -> PolicyGroup:
+        return PolicyGroup(self._trained(PolicyActor, role, name="trainer"), turn=self.policy_turn)
 
-    def _reference_actors(self) -> list[ActorHandle]:
-        trainer = self._trainer_spec()
-        actors = [
-            ray.remote(ReferenceActor)
-            .options(
-                num_cpus=self.spec.placement.cpus_per_worker,
-                scheduling_strategy=self._strategy(rank),
-                runtime_env={"env_vars": trainer_environment(trainer)},
-            )
-            .remote(trainer, rank=rank)
-            for rank in range(trainer.num_ranks)
-        ]
-        self.actors += actors
-        return actors
+    def _critic(self, role: TrainedRole) -> CriticGroup:
+        ranks = self._trained(CriticActor, role, name="critic")
+        return CriticGroup(ranks, turn=self._turn("critic"))
 
-    async def _engines(
-        self, rollout: RolloutConfig, policy: PolicyGroup | None
-    ) -> tuple[EngineGroup, list[asyncio.Future[None]]]:
+    def _reference(self, model: ModelConfig) -> ReferenceGroup:
+        assert self.spec.policy is not None
+        role = replace(self.spec.policy, model=model)
+        ranks = self._trained(ReferenceActor, role, name="reference")
+        return ReferenceGroup(ranks, turn=self._turn("reference"))
+
+    def _reward_models(self, spec: RewardModelSpec) -> RewardModelGroup:
+        num_ranks = len(self.placed.ranks["reward_model"])
+        spec = replace(spec, device=self.device, threads=self._threads(num_ranks))
+        environment = trainer_environment(device=self.device, threads=spec.threads)
+        ranks = [
+            self._rank(RewardModelActor, name="reward_model", rank=rank, environment=environment)(
+                spec
+            )
+            for rank in range(num_ranks)
+        ]
+        return RewardModelGroup(ranks, turn=self._turn("reward_model"))
+
+    def _trained(self, actor: type, role: TrainedRole, *, name: str) -> list[ActorHandle]:
+        num_ranks = len(self.placed.ranks[name])
+        spec = self._trainer_spec(role, num_ranks=num_ranks)
+        environment = trainer_environment(device=self.device, threads=spec.threads)
+        return [
+            self._rank(actor, name=name, rank=rank, environment=environment)(spec, rank=rank)
+            for rank in range(num_ranks)
+        ]
+
+    def _turn(self, name: Literal["critic", "reference", "reward_model"]) -> asyncio.Lock:
+        """Of the role's devices."""
+        return self.policy_turn if self._is_guest(name) else asyncio.Lock()
+
+    def _is_guest(self, name: str) -> bool:
+        """Whether a role lives on the policy's devices."""
+        where = self.spec.others().get(name)
+        return where is not None and where.devices == "policy" and self.spec.policy is not None
+
+    def _rank(
+        self, actor: type, *, name: str, rank: int, environment: dict[str, str]
+    ) -> Callable[..., ActorHandle]:
+        """What makes the actor of a rank from its arguments."""
+        guest = self._is_guest(name)
+        if guest and self.device == "gpu":
+            environment = environment | {"CUDA_VISIBLE_DEVICES": self.shared_devices[rank]}
+        options: Any = ray.remote(actor).options(
+            num_cpus=self.spec.placement.cpus_per_worker,
+            num_gpus=1 if self.device == "gpu" and not guest else 0,
+            scheduling_strategy=self._strategy(self.placed.ranks[name][rank]),
+            runtime_env={"env_vars": environment},
+        )
+
+        def make(*arguments: Any, **named: Any) -> ActorHandle:
+            handle = options.remote(*arguments, **named)
+            self.actors.append(handle)
+            return handle
+
+        return make
+
+    def _engines(self, rollout: RolloutConfig) -> tuple[EngineGroup, list[asyncio.Future[None]]]:
         width = self.spec.placement.tensor_parallel
         devices: list[str | None] = [None] * self.spec.placement.num_engines
-        if self.time_shared and policy is not None:
-            visible = await policy.visible_devices()
+        if self.time_shared and self.spec.policy is not None:
             devices = [
-                ",".join(visible[index * width : (index + 1) * width])
+                ",".join(self.shared_devices[index * width : (index + 1) * width])
                 for index in range(len(devices))
             ]
 
-        async def replace(index: int) -> ActorHandle:
+        async def start_engine(index: int) -> ActorHandle:
             actor = self._engine_actor(rollout, index=index, shared_devices=devices[index])
             await actor.start.remote()
             return actor
@@ -286,7 +347,7 @@ class _Launcher:
             self._engine_actor(rollout, index=index, shared_devices=shared)
             for index, shared in enumerate(devices)
         ]
-        group = EngineGroup(actors, start_engine=replace, max_restarts=rollout.max_restarts)
+        group = EngineGroup(actors, start_engine=start_engine, max_restarts=rollout.max_restarts)
         return group, [asyncio.ensure_future(_ready(actor)) for actor in actors]
 
     def _engine_actor(
@@ -304,14 +365,13 @@ class _Launcher:
         )
         threads = self._threads(placement.num_engines * placement.tensor_parallel)
         environment = engine_environment(engine, threads=threads, shared_devices=shared_devices)
-        num_trainers = placement.trainer_ranks if spec.trainer else 0
         own_gpus = self.device == "gpu" and shared_devices is None
         actor = (
             ray.remote(EngineActor)
             .options(
                 num_cpus=placement.cpus_per_worker * placement.tensor_parallel,
                 num_gpus=placement.tensor_parallel if own_gpus else 0,
-                scheduling_strategy=self._strategy(num_trainers + index),
+                scheduling_strategy=self._strategy(self.placed.ranks["engines"][index]),
                 runtime_env={"env_vars": environment},
                 max_concurrency=64,
             )

@@ -1,29 +1,59 @@
-"""The policy: a trainer rank that computes logprobs, takes policy-gradient and supervised steps."""
+"""The policy: a trainer rank that computes logprobs, learns from them, and sends its weights."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import ray
 import torch
-from torch import Tensor
+from ray.actor import ActorHandle
+from torch import Tensor, nn
+from vllm.distributed.weight_transfer.base import TrainerInitInfo, TrainerWeightTransferEngine
+from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+from vllm.utils.network_utils import get_open_port
 
 from rlstack.algorithms.catalog import policy_loss
 from rlstack.batch import PolicyBatch, SFTBatch, TokenBatch
 from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.metrics import Metrics
-from workers.model import pack, token_logprobs
+from rlstack.planning.phases import Transport
+from workers import transports
+from workers.loading import load_causal_model
+from workers.model import TokenLogprobs, per_token
+from workers.packed import PackedRows, pack
+from workers.specs import SendReport
 from workers.trainer import TrainerRank
+from workers.transfer import EngineClient, SendingEngine
+from workers.transfer_gloo import GlooTrainerInit
+from workers.transfer_shared_memory import SharedMemoryTrainerInit
+from workers.weight_source import DeepSpeedSource
 
 
 class PolicyRank(TrainerRank):
     """One process of the policy trainer."""
 
+    role = "policy"
+    sender: TrainerWeightTransferEngine[Any] | None = None
+
+    def build(self) -> nn.Module:
+        """A causal model that returns token logprobs."""
+        self.model = load_causal_model(self.spec.model, device=self.device)
+        return TokenLogprobs(self.model, chunk_tokens=self.spec.trainer.logprob_chunk_tokens)
+
+    def forward(self, packed: PackedRows, *, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
+        """Logprobs and entropy of the loss tokens of `packed`, in order."""
+        return self.engine(
+            packed, temperature=self.spec.temperature, entropy_gradient=entropy_gradient
+        )
+
     def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """This rank's row indices (int64 [N]) and their logprobs (float32 [N, T])."""
         self.engine.eval()
-        return token_logprobs(
-            self.engine,
+        return per_token(
+            lambda packed: self.forward(packed, entropy_gradient=False)[0],
             batch,
             self.own_microbatches(batch.lengths),
-            temperature=self.spec.temperature,
             device=self.device,
         )
 
@@ -58,3 +88,47 @@ class PolicyRank(TrainerRank):
         mask = batch.loss_mask.to(self.device)
         zeros = torch.zeros(mask.shape, device=self.device)
         return zeros.masked_scatter(mask, logprobs), zeros.masked_scatter(mask, entropy)
+
+    # --- weights
+
+    def connect(
+        self, transport: Transport, *, engines: list[ActorHandle], workers_per_engine: int
+    ) -> None:
+        """Meet the engines, all of them anew; called on every rank at the same time."""
+        if self.sender is not None:
+            self.sender.shutdown()
+        transports.register()
+        self.sender = WeightTransferTrainerFactory.trainer_init(
+            self._transfer_info(transport, num_workers=len(engines) * workers_per_engine),
+            client=EngineClient(engines, workers_per_engine=workers_per_engine),
+            source=self._source(),
+        )
+
+    def _transfer_info(self, transport: Transport, *, num_workers: int) -> TrainerInitInfo:
+        match transport:
+            case Transport.SHARED_MEMORY:
+                return SharedMemoryTrainerInit(rank=self.rank)
+            case Transport.GLOO:
+                host = ray.util.get_node_ip_address()
+                return GlooTrainerInit(rank=self.rank, num_workers=num_workers, host=host)
+            case Transport.CUDA_IPC:
+                return IPCTrainerInitInfo(rank=self.rank, packed=True)
+            case Transport.NCCL:
+                return NCCLTrainerInitInfo(
+                    rank=self.rank,
+                    master_address=ray.util.get_node_ip_address(),
+                    master_port=get_open_port(),
+                    world_size=num_workers + 1,
+                )
+
+    def send_weights(self) -> SendReport:
+        """Put the current weights into every engine; called on every rank at the same time."""
+        assert self.sender is not None, "connect comes first"
+        self.sender.send_weights()
+        if isinstance(self.sender, SendingEngine):
+            return SendReport(digests=self.sender.sent, num_bytes=self.sender.sent_bytes)
+        return SendReport(digests={}, num_bytes=0)
+
+    def _source(self) -> DeepSpeedSource:
+        tied = self.model.config.tie_word_embeddings and self.spec.device == "cpu"
+        return DeepSpeedSource(self.model, tied_output="lm_head.weight" if tied else None)

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 from rlstack.errors import WeightSyncError
 from rlstack.metrics import Metrics
 from rlstack.planning.phases import Action, DeviceState, Transport, after, transition
 from rlstack.types import Phase
 from workers.engines import EngineGroup
-from workers.group import PolicyGroup
+from workers.group import PolicyGroup, TrainerGroup
 from workers.specs import EngineState, SendReport
 
 
@@ -20,11 +21,14 @@ class Reallocator:
         policy: PolicyGroup,
         engines: EngineGroup,
         *,
+        resident: Sequence[TrainerGroup],
         transport: Transport,
         workers_per_engine: int,
         state: DeviceState,
     ) -> None:
+        """resident: the trainers on the devices that the engines take turns on."""
         self.policy = policy
+        self.resident = resident
         self.engines = engines
         self.transport = transport
         self.workers_per_engine = workers_per_engine
@@ -53,9 +57,9 @@ class Reallocator:
         engines = self.engines.engines
         match action:
             case Action.RELOAD_TRAINER:
-                await self.policy.reload()
+                await asyncio.gather(*(group.reload() for group in self.resident))
             case Action.OFFLOAD_TRAINER:
-                await self.policy.offload()
+                await asyncio.gather(*(group.offload() for group in self.resident))
             case Action.SLEEP_ENGINES:
                 await asyncio.gather(*(engine.sleep.remote() for engine in engines))
             case Action.WAKE_ENGINE_WEIGHTS:

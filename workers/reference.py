@@ -5,7 +5,8 @@ from torch import Tensor
 
 from rlstack.batch import TokenBatch
 from rlstack.data.packing import plan_microbatches
-from workers.model import TokenLogprobs, load_causal_model, token_logprobs
+from workers.loading import load_causal_model
+from workers.model import TokenLogprobs, per_token
 from workers.specs import TrainerSpec
 
 
@@ -33,8 +34,11 @@ class ReferenceRank:
         )[self.rank]
         # A GPU is shared with a trainer rank: the reference visits it for the call only.
         self.module.to(self.device)
-        result = token_logprobs(
-            self.module, batch, own, temperature=self.spec.temperature, device=self.device
+        result = per_token(
+            lambda packed: self.module(packed, temperature=self.spec.temperature)[0],
+            batch,
+            own,
+            device=self.device,
         )
         self.module.to("cpu")
         return result

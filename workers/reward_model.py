@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
-from ray.actor import ActorHandle
 
 from rewards.sequence_scorer import SequenceScorer, SpecialTokens
 from rlstack.data.packing import plan_microbatches
+from workers.group import RankGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +22,10 @@ class RewardModelSpec:
     checkpoints: tuple[str, ...]
     max_tokens: int
     max_tokens_per_batch: int
-    device: str
     dtype: str
-    threads: int
     special_tokens: SpecialTokens = "end"
+    device: str = "cpu"
+    threads: int = 1
 
 
 class RewardModelActor:
@@ -63,15 +62,12 @@ class RewardModelActor:
         return np.array(scores).reshape(len(self.models), len(responses))
 
 
-class RewardModelGroup:
+class RewardModelGroup(RankGroup):
     """All ranks; a call is shared between them."""
-
-    def __init__(self, ranks: Sequence[ActorHandle]) -> None:
-        self.ranks = ranks
 
     async def start(self) -> None:
         """Load the models in every rank."""
-        await asyncio.gather(*(rank.start.remote() for rank in self.ranks))
+        await self.all("start")
 
     async def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float64]:
         """Raw scores, float64 [M, N], of M models and N responses, in order.
@@ -104,15 +100,3 @@ def share_rows(lengths: Sequence[int], num_ranks: int) -> list[tuple[int, ...]]:
     counted = [max(length, 1) for length in lengths]
     plan = plan_microbatches(counted, num_ranks=used, max_tokens=sum(counted))
     return [rows for ((rows,),) in zip(plan, strict=True)] + [()] * (num_ranks - used)
-
-
-def create_reward_models(
-    spec: RewardModelSpec, *, num_ranks: int, num_cpus: float, num_gpus: float
-) -> RewardModelGroup:
-    """The group's actors on a running Ray; `start` loads the models.
-
-    num_cpus, num_gpus: of each rank.
-    """
-    actor = ray.remote(RewardModelActor)
-    options = actor.options(num_cpus=num_cpus, num_gpus=num_gpus)
-    return RewardModelGroup([options.remote(spec) for _ in range(num_ranks)])

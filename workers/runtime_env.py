@@ -2,7 +2,7 @@
 
 from math import ceil
 
-from workers.specs import EngineSpec, TrainerSpec
+from workers.specs import EngineSpec
 
 _COMMON = {
     # The model is loaded in every process; progress bars of many ranks are noise.
@@ -14,10 +14,10 @@ _COMMON = {
 }
 
 
-def trainer_environment(spec: TrainerSpec) -> dict[str, str]:
-    """Environment of a trainer or reference rank."""
-    environment = _COMMON | {"OMP_NUM_THREADS": str(spec.threads)}
-    if spec.device == "cpu":
+def trainer_environment(*, device: str, threads: int) -> dict[str, str]:
+    """Environment of a rank of any role but the engines."""
+    environment = _COMMON | {"OMP_NUM_THREADS": str(threads)}
+    if device == "cpu":
         # DeepSpeed would otherwise look for CUDA first.
         environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     return environment

@@ -13,6 +13,15 @@ from rlstack.types import FinishReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedRole:
+    """A model to train, and how."""
+
+    model: ModelConfig
+    trainer: TrainerConfig
+    total_updates: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerSpec:
     """What every rank of a trainer is told."""
 

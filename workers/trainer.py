@@ -1,59 +1,52 @@
-"""One rank of a DeepSpeed trainer: model, optimizer, checkpoints, and the sending of weights.
+"""One rank of a DeepSpeed trainer: optimizer steps, memory, checkpoints, export.
 
-What is trained (policy loss, supervised loss) is a subclass's business.
+What is trained, on which loss, is a subclass's business.
 """
 
-import json
 import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import deepspeed
 import numpy as np
 import ray
 import torch
 from deepspeed.runtime.zero.offload_config import OffloadDeviceEnum
-from ray.actor import ActorHandle
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import TCPStore
+from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
-from vllm.distributed.weight_transfer.base import TrainerInitInfo, TrainerWeightTransferEngine
-from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
-from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
-from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-from vllm.utils.network_utils import get_open_port
 
 from rlstack.algorithms.schedule import learning_rate_factor
 from rlstack.data.packing import plan_microbatches
 from rlstack.errors import CheckpointError
 from rlstack.metrics import Metrics, merge
-from rlstack.planning.phases import Transport
-from workers import transports
 from workers.deepspeed_config import deepspeed_config
-from workers.model import PackedRows, TokenLogprobs, load_causal_model, load_tokenizer
-from workers.specs import SendReport, TrainerSpec
-from workers.transfer import EngineClient, SendingEngine
-from workers.transfer_gloo import GlooTrainerInit
-from workers.transfer_shared_memory import SharedMemoryTrainerInit
+from workers.loading import load_tokenizer
+from workers.shard_writer import ShardWriter
+from workers.specs import TrainerSpec
 from workers.weight_source import DeepSpeedSource
-
-SHARD_BYTES = 4 * 2**30
-
 
 MicrobatchLoss = Callable[[Sequence[int]], tuple[Tensor, Metrics]]
 
 
 class TrainerRank:
-    """One process of a trainer group; it is given whole batches and picks its own rows."""
+    """One process of a trainer group; it is given whole batches and picks its own rows.
+
+    A subclass builds the model and its losses.
+    """
+
+    role: ClassVar[str]
+    """Under which its metrics are shown."""
+    model: PreTrainedModel
+    """What is trained, saved and exported."""
 
     def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
         self.spec = spec
         self.rank = rank
         self.num_updates = 0
-        self.sender: TrainerWeightTransferEngine[Any] | None = None
 
     def visible_device(self) -> str:
         """This rank's GPU, as CUDA_VISIBLE_DEVICES names it on its node."""
@@ -94,25 +87,18 @@ class TrainerRank:
         ds_config = deepspeed_config(spec.model, spec.trainer)
         # Must outlive loading: under ZeRO-3 from_pretrained shards each weight as it is read.
         self._zero3_loading = HfDeepSpeedConfig(ds_config) if spec.trainer.zero_stage == 3 else None
-        self.model = load_causal_model(spec.model, device=self.device)
+        module = self.build()
         if spec.trainer.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        module = TokenLogprobs(self.model, chunk_tokens=spec.trainer.logprob_chunk_tokens)
         self.engine, *_ = deepspeed.initialize(
             model=module, model_parameters=module.parameters(), config=ds_config
         )
-        tied = self.model.config.tie_word_embeddings
-        self.source = DeepSpeedSource(
-            self.model, tied_output="lm_head.weight" if tied and spec.device == "cpu" else None
-        )
+
+    def build(self) -> nn.Module:
+        """Load `self.model`; the module around it whose output is trained on."""
+        raise NotImplementedError
 
     # --- computing
-
-    def forward(self, packed: PackedRows, *, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
-        """Logprobs and entropy of the loss tokens of `packed`, in order."""
-        return self.engine(
-            packed, temperature=self.spec.temperature, entropy_gradient=entropy_gradient
-        )
 
     def own_microbatches(self, lengths: Tensor) -> Sequence[Sequence[int]]:
         """This rank's share of a batch with rows of `lengths`: row indices of each micro-batch."""
@@ -152,13 +138,13 @@ class TrainerRank:
         if self.rank == 0:
             measured += Metrics.of(
                 {
-                    "policy/grad_norm": float(
+                    f"{self.role}/grad_norm": float(
                         self.engine.get_global_grad_norm() if grad_norm is None else grad_norm
                     ),
-                    "policy/learning_rate": learning_rate,
+                    f"{self.role}/learning_rate": learning_rate,
                 }
             )
-        return measured + Metrics(maxima={"memory/trainer_gib": self._peak_memory_gib()})
+        return measured + Metrics(maxima={f"memory/{self.role}_gib": self._peak_memory_gib()})
 
     def _plain_grad_norm(self) -> Tensor | None:
         """The norm before clipping where DeepSpeed does not keep it: in fp32 without ZeRO."""
@@ -175,45 +161,7 @@ class TrainerRank:
                 return int(line.split()[1]) / 2**20
         return 0.0
 
-    # --- weights
-
-    def connect(
-        self, transport: Transport, *, engines: list[ActorHandle], workers_per_engine: int
-    ) -> None:
-        """Meet the engines, all of them anew; called on every rank at the same time."""
-        if self.sender is not None:
-            self.sender.shutdown()
-        transports.register()
-        self.sender = WeightTransferTrainerFactory.trainer_init(
-            self._transfer_info(transport, num_workers=len(engines) * workers_per_engine),
-            client=EngineClient(engines, workers_per_engine=workers_per_engine),
-            source=self.source,
-        )
-
-    def _transfer_info(self, transport: Transport, *, num_workers: int) -> TrainerInitInfo:
-        match transport:
-            case Transport.SHARED_MEMORY:
-                return SharedMemoryTrainerInit(rank=self.rank)
-            case Transport.GLOO:
-                host = ray.util.get_node_ip_address()
-                return GlooTrainerInit(rank=self.rank, num_workers=num_workers, host=host)
-            case Transport.CUDA_IPC:
-                return IPCTrainerInitInfo(rank=self.rank, packed=True)
-            case Transport.NCCL:
-                return NCCLTrainerInitInfo(
-                    rank=self.rank,
-                    master_address=ray.util.get_node_ip_address(),
-                    master_port=get_open_port(),
-                    world_size=num_workers + 1,
-                )
-
-    def send_weights(self) -> SendReport:
-        """Put the current weights into every engine; called on every rank at the same time."""
-        assert self.sender is not None, "init_transfer comes first"
-        self.sender.send_weights()
-        if isinstance(self.sender, SendingEngine):
-            return SendReport(digests=self.sender.sent, num_bytes=self.sender.sent_bytes)
-        return SendReport(digests={}, num_bytes=0)
+    # --- memory
 
     def offload(self) -> None:
         """Move parameters, gradients and optimizer state to host memory."""
@@ -266,43 +214,3 @@ class TrainerRank:
             if self.model.generation_config is not None:
                 self.model.generation_config.save_pretrained(directory)
             load_tokenizer(self.spec.model).save_pretrained(directory)
-
-
-class ShardWriter:
-    """Writes safetensors shards of bounded size and their index, for `from_pretrained`."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
-        self.pending: dict[str, Tensor] = {}
-        self.pending_bytes = 0
-        self.total_bytes = 0
-        self.weight_map: dict[str, str] = {}
-        self.num_shards = 0
-
-    def add(self, tensors: dict[str, Tensor]) -> None:
-        """Take in one layer group; a full shard goes to disk."""
-        num_bytes = sum(tensor.nbytes for tensor in tensors.values())
-        if self.pending and self.pending_bytes + num_bytes > SHARD_BYTES:
-            self._flush()
-        self.pending |= tensors
-        self.pending_bytes += num_bytes
-
-    def _flush(self) -> None:
-        self.num_shards += 1
-        name = f"model-{self.num_shards:05d}.safetensors"
-        save_file(self.pending, self.directory / name, metadata={"format": "pt"})
-        self.weight_map |= dict.fromkeys(self.pending, name)
-        self.total_bytes += self.pending_bytes
-        self.pending, self.pending_bytes = {}, 0
-
-    def finish(self) -> None:
-        """Write the rest; a single shard gets the name that needs no index."""
-        self._flush()
-        if self.num_shards == 1:
-            (self.directory / "model-00001.safetensors").rename(
-                self.directory / "model.safetensors"
-            )
-            return
-        index = {"metadata": {"total_size": self.total_bytes}, "weight_map": self.weight_map}
-        (self.directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))

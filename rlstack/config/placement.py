@@ -7,6 +7,15 @@ from pydantic import Field
 from rlstack.config.base import Frozen
 
 
+class RolePlacement(Frozen):
+    """The processes of a role beside the policy."""
+
+    ranks: int | None = Field(ge=1)
+    """null: as many as `trainer_ranks`."""
+    devices: Literal["policy", "own"]
+    """policy: those of the policy's ranks, in turns with it; own: devices that nobody else uses."""
+
+
 class PlacementConfig(Frozen):
     """Roles to devices. `colocated`: generation and training take turns on the same devices."""
 
@@ -18,4 +27,7 @@ class PlacementConfig(Frozen):
     tensor_parallel: int = Field(ge=1)
     """Devices per engine."""
     cpus_per_worker: float = Field(gt=0)
-    """Ray CPUs reserved for each trainer rank and each engine device."""
+    """Ray CPUs reserved for each rank and each engine device."""
+    critic: RolePlacement
+    reference: RolePlacement
+    reward_model: RolePlacement

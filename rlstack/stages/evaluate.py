@@ -16,7 +16,7 @@ from rlstack.rollout_log import write_rollouts
 from rlstack.tracking import Tracker
 from rlstack.types import SamplingSettings
 from workers.launch import LaunchSpec, launch
-from workers.model import check_model, check_positions, is_model_directory, load_tokenizer
+from workers.loading import check_model, check_positions, is_model_directory, load_tokenizer
 from workers.scorer import ScorerPool
 
 

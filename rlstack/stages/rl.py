@@ -19,8 +19,9 @@ from rlstack.timeline import Timeline
 from rlstack.tracking import Tracker
 from rlstack.types import Prompt
 from workers.launch import LaunchSpec, launch
-from workers.model import check_model, check_positions, load_tokenizer
+from workers.loading import check_model, check_positions, load_tokenizer
 from workers.scorer import ScorerPool
+from workers.specs import TrainedRole
 
 
 @dataclass(kw_only=True)
@@ -220,13 +221,13 @@ def launch_spec(config: RLConfig) -> LaunchSpec:
     """The roles of an RL run."""
     algorithm = config.algorithm
     longest = max(config.rollout.max_response_tokens, config.evaluation.max_response_tokens)
+    total_updates = config.total_steps * algorithm.epochs * algorithm.updates_per_epoch
     return LaunchSpec(
         placement=config.placement,
         model=config.model,
         seed=config.seed,
-        trainer=config.trainer,
-        total_updates=config.total_steps * algorithm.epochs * algorithm.updates_per_epoch,
-        reference=algorithm.needs_reference,
+        policy=TrainedRole(model=config.model, trainer=config.trainer, total_updates=total_updates),
+        reference=config.model if algorithm.needs_reference else None,
         rollout=config.rollout,
         max_prompt_tokens=config.data.max_prompt_tokens,
         max_response_tokens=longest,

@@ -16,7 +16,8 @@ from rlstack.stages.common import check_unused, stop_signals
 from rlstack.timeline import Timeline
 from rlstack.tracking import Tracker
 from workers.launch import LaunchSpec, launch
-from workers.model import check_model, check_positions, load_tokenizer
+from workers.loading import check_model, check_positions, load_tokenizer
+from workers.specs import TrainedRole
 
 
 def run(config: SFTConfig) -> Path:
@@ -57,8 +58,9 @@ async def _run(config: SFTConfig) -> Path:
             placement=config.placement,
             model=config.model,
             seed=config.seed,
-            trainer=config.trainer,
-            total_updates=config.total_steps,
+            policy=TrainedRole(
+                model=config.model, trainer=config.trainer, total_updates=config.total_steps
+            ),
             ray_address=config.ray_address,
         )
         workers = await stack.enter_async_context(launch(spec))

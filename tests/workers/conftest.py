@@ -17,6 +17,7 @@ from rlstack.config.trainer import ScheduleConfig, TrainerConfig
 from rlstack.types import GenerationRequest, Prompt, Rollout, SamplingSettings
 from tests.tiny_model import write_tiny_model
 from workers.launch import LaunchSpec, Roles, launch
+from workers.specs import TrainedRole
 
 MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS = 32, 24
 
@@ -66,21 +67,38 @@ def rollout_config(**changes: Any) -> RolloutConfig:
     return RolloutConfig.model_validate(values | changes)
 
 
+def placement_config(**changes: Any) -> PlacementConfig:
+    beside = {"ranks": None, "devices": "policy"}
+    values = {
+        "mode": "colocated",
+        "device": "cpu",
+        "trainer_ranks": 2,
+        "num_engines": 1,
+        "tensor_parallel": 1,
+        "cpus_per_worker": 1,
+        "critic": beside,
+        "reference": beside,
+        "reward_model": beside,
+    }
+    return PlacementConfig.model_validate(values | changes)
+
+
+def model_config(path: Path) -> ModelConfig:
+    return ModelConfig(path=str(path), dtype="float32", trust_remote_code=False)
+
+
 def launch_spec(
     model_path: Path, *, zero_stage: int, num_engines: int = 1, tensor_parallel: int = 1
 ) -> LaunchSpec:
     return LaunchSpec(
-        placement=PlacementConfig(
-            mode="colocated",
-            device="cpu",
-            trainer_ranks=2,
-            num_engines=num_engines,
-            tensor_parallel=tensor_parallel,
-            cpus_per_worker=1,
-        ),
-        model=ModelConfig(path=str(model_path), dtype="float32", trust_remote_code=False),
+        placement=placement_config(num_engines=num_engines, tensor_parallel=tensor_parallel),
+        model=model_config(model_path),
         seed=0,
-        trainer=trainer_config(zero_stage=zero_stage),
+        policy=TrainedRole(
+            model=model_config(model_path),
+            trainer=trainer_config(zero_stage=zero_stage),
+            total_updates=1,
+        ),
         rollout=rollout_config(),
         max_prompt_tokens=MAX_PROMPT_TOKENS,
         max_response_tokens=MAX_RESPONSE_TOKENS,

@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM
 from rlstack.config.model import ModelConfig
 from rlstack.errors import ConfigError
 from tests.tiny_model import write_tiny_model
-from workers.model import TokenLogprobs, check_model, check_positions, load_causal_model, pack
+from workers.loading import check_model, check_positions, load_causal_model
+from workers.model import TokenLogprobs
+from workers.packed import pack
 
 CPU = torch.device("cpu")
 

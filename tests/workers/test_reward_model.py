@@ -1,18 +1,18 @@
 """The group of reward models on a real Ray."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
 from transformers import Qwen2Config, Qwen2ForSequenceClassification
 
 from rewards.sequence_scorer import SequenceScorer
 from tests.tiny_model import write_tiny_model
-from workers.reward_model import RewardModelSpec, create_reward_models, share_rows
+from tests.workers.conftest import model_config, placement_config
+from workers.launch import LaunchSpec, launch
+from workers.reward_model import RewardModelSpec, share_rows
 
 
 def test_rows_are_shared_evenly() -> None:
@@ -34,39 +34,28 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     return tuple(str(folder / str(seed)) for seed in range(2))
 
 
-@pytest.fixture(scope="module")
-def running_ray() -> Iterator[None]:
-    root = str(Path(__file__).resolve().parents[2])
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": root}},
-    )
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.real_stack
-@pytest.mark.usefixtures("running_ray")
 def test_two_ranks_score_as_one_process_does(checkpoints: tuple[str, ...]) -> None:
-    spec = RewardModelSpec(
-        checkpoints=checkpoints,
-        max_tokens=200,
-        max_tokens_per_batch=400,
-        device="cpu",
-        dtype="float32",
-        threads=1,
+    models = RewardModelSpec(
+        checkpoints=checkpoints, max_tokens=200, max_tokens_per_batch=400, dtype="float32"
     )
-    group = create_reward_models(spec, num_ranks=2, num_cpus=1, num_gpus=0)
+    spec = LaunchSpec(
+        placement=placement_config(reward_model={"ranks": 2, "devices": "own"}),
+        model=model_config(Path(checkpoints[0])),
+        seed=0,
+        reward_models=models,
+    )
     prompts = ["What is 2 + 3?\n"] * 7
     responses = ["5", "six", "", "x" * 150, "5", "It is 5.", "7" * 20]
 
-    async def scored() -> np.ndarray:
-        await group.start()
-        return await group.score(prompts, responses)
+    async def scored() -> tuple[np.ndarray, np.ndarray]:
+        async with launch(spec) as roles:
+            assert roles.reward_models is not None
+            found = await roles.reward_models.score(prompts, responses)
+            return found, await roles.reward_models.score([], [])
 
-    found = asyncio.run(scored())
+    found, nothing = asyncio.run(scored())
+    assert nothing.size == 0
     for row, checkpoint in zip(found, checkpoints, strict=True):
         model = SequenceScorer(checkpoint, max_tokens=200, max_tokens_per_batch=200)
         alone = [
@@ -74,4 +63,3 @@ def test_two_ranks_score_as_one_process_does(checkpoints: tuple[str, ...]) -> No
             for prompt, text in zip(prompts, responses, strict=True)
         ]
         np.testing.assert_allclose(row, alone, atol=1e-5)
-    assert asyncio.run(group.score([], [])).size == 0

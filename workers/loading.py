@@ -1,0 +1,173 @@
+"""Models and tokenizers from folders or the hub, checked before anything starts."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import is_flash_attn_2_available
+
+from rlstack.config.model import ModelConfig
+from rlstack.errors import ConfigError
+from rlstack.protocols import Tokenizer
+from workers.packed import PACKED_SDPA
+
+# Architectures with these set change logits after the output embedding; `TokenLogprobs` does not.
+_LOGIT_TRANSFORMS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+
+
+def load_causal_model(config: ModelConfig, *, device: torch.device) -> PreTrainedModel:
+    """A causal model with its weights, attention set up for packed rows, dropout off.
+
+    Raises:
+        ConfigError: if the path holds no usable causal language model.
+    """
+    check_model(config)
+    model = AutoModelForCausalLM.from_pretrained(
+        config.path,
+        dtype=getattr(torch, config.dtype),
+        attn_implementation=_attention(config, device),
+        trust_remote_code=config.trust_remote_code,
+    )
+    _without_dropout(model)
+    return model
+
+
+def load_scalar_model(
+    config: ModelConfig, *, device: torch.device, key: str
+) -> tuple[PreTrainedModel, bool]:
+    """A one-label sequence classifier set up for packed rows, and whether its head is new.
+
+    From a reward model or critic as it is; from a causal model with a head of its own, whose
+    weights the caller must set. key: the configuration key that names the path.
+
+    Raises:
+        ConfigError: if the path holds neither.
+    """
+    check_scalar_model(config, key=key)
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        config.path,
+        num_labels=1,
+        dtype=getattr(torch, config.dtype),
+        attn_implementation=_attention(config, device),
+        trust_remote_code=config.trust_remote_code,
+        output_loading_info=True,
+    )
+    missing = set(info["missing_keys"])
+    if missing - {"score.weight"} or not isinstance(getattr(model, "score", None), nn.Linear):
+        raise ConfigError(
+            f"{key}: {config.path!r} cannot become a model with one value a token: it lacks the "
+            f"weights {', '.join(sorted(missing)) or 'of a linear layer score'}; give a causal "
+            "model, or a sequence classifier made from one"
+        )
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = load_tokenizer(config).pad_token_id
+    _without_dropout(model)
+    return model, bool(missing)
+
+
+def _attention(config: ModelConfig, device: torch.device) -> str:
+    flash = device.type == "cuda" and config.dtype == "bfloat16" and is_flash_attn_2_available()
+    return "flash_attention_2" if flash else PACKED_SDPA
+
+
+def _without_dropout(model: PreTrainedModel) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if "attention_dropout" in vars(module):
+            module.attention_dropout = 0.0
+
+
+def check_model(config: ModelConfig) -> None:
+    """Fail early, before any process starts, if the model cannot be loaded.
+
+    Raises:
+        ConfigError: naming `model.path` and the fix.
+    """
+    hf_config = _read_config(config, key="model.path")
+    for name in _LOGIT_TRANSFORMS:
+        if getattr(hf_config, name, None) not in (None, 1.0):
+            raise ConfigError(
+                f"model.path: {config.path!r} uses {name}, which the trainer's chunked logprobs do "
+                "not apply; choose a model without it"
+            )
+
+
+def check_scalar_model(config: ModelConfig, *, key: str) -> None:
+    """Fail early if the path holds neither a causal model nor a classifier with one label.
+
+    Raises:
+        ConfigError: naming `key` and the fix.
+    """
+    hf_config = _read_config(config, key=key)
+    architectures: list[str] = getattr(hf_config, "architectures", None) or []
+    classifier = any(name.endswith("ForSequenceClassification") for name in architectures)
+    if classifier and hf_config.num_labels != 1:
+        raise ConfigError(
+            f"{key}: {config.path!r} is a classifier with {hf_config.num_labels} labels; expected "
+            "1, the score. Give a reward model, a critic or a causal model"
+        )
+
+
+def _read_config(config: ModelConfig, *, key: str) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"{key}: {config.path!r} is neither a local folder with a Hugging Face model "
+            f"(config.json, *.safetensors, tokenizer) nor a hub model that can be reached: {reason}"
+        ) from error
+
+
+def check_positions(config: ModelConfig, *, longest_row: int) -> None:
+    """Fail early if a prompt and its response may be longer than the model knows positions.
+
+    Raises:
+        ConfigError: naming the keys to lower.
+    """
+    hf_config = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+    positions = getattr(hf_config, "max_position_embeddings", None)
+    rope: dict[str, object] = getattr(hf_config, "rope_parameters", None) or {}
+    scaled = rope.get("rope_type", "default") != "default"  # then vLLM knows how far it reaches
+    if positions is not None and not scaled and longest_row > positions:
+        raise ConfigError(
+            f"data.max_prompt_tokens: prompt and response may have {longest_row} tokens, but "
+            f"{config.path!r} has {positions} positions; lower data.max_prompt_tokens or the "
+            "longest response (max_response_tokens of rollout, evaluation or sft)"
+        )
+
+
+def load_tokenizer(config: ModelConfig) -> Tokenizer:
+    """The model's tokenizer.
+
+    Raises:
+        ConfigError: if it is missing or has no end-of-sequence token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            config.path, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path: no tokenizer in {config.path!r}: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"model.path: the tokenizer of {config.path!r} has no eos_token; set one in its "
+            "tokenizer_config.json"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked: any token will do
+    return tokenizer
+
+
+def is_model_directory(path: Path) -> bool:
+    """Whether a folder holds a Hugging Face model."""
+    return (path / "config.json").is_file()
