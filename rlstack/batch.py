@@ -4,15 +4,16 @@ Index rule: entry `t` of every per-token tensor describes token `t` given tokens
 `loss_mask` is False it is 0. Rows are right-padded: a prompt, its response, then padding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rlstack.types import Group
+from rlstack.types import Group, JudgedResponse, PreferencePair
 
 
 def _check(batch: object, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -25,37 +26,22 @@ def _check(batch: object, name: str, shape: tuple[int, ...], dtype: torch.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TokenBatch:
-    """What was generated.
+class Rows:
+    """What every batch has.
 
     token_ids: int64 [B, T]. attention_mask: bool [B, T], True on real tokens.
-    loss_mask: bool [B, T], True on tokens the policy wrote.
-    rollout_logprobs: float32 [B, T], nats, recorded by the engine.
-    group_ids: int64 [B], equal for rollouts that share a prompt.
-    rewards: float32 [B], reward units; NaN where a rollout could not be judged.
-    baseline_rewards: float32 [B], reward units, of the greedy response to each row's prompt, NaN
-    where it could not be judged; None where no algorithm asked for one.
+    loss_mask: bool [B, T], True on tokens that train.
     """
 
     token_ids: Tensor
     attention_mask: Tensor
     loss_mask: Tensor
-    rollout_logprobs: Tensor
-    group_ids: Tensor
-    rewards: Tensor
-    baseline_rewards: Tensor | None = None
 
     def __post_init__(self) -> None:
-        num_rows, num_columns = self.token_ids.shape
-        shape = (num_rows, num_columns)
-        _check(self, "token_ids", shape, torch.int64)
-        _check(self, "attention_mask", shape, torch.bool)
-        _check(self, "loss_mask", shape, torch.bool)
-        _check(self, "rollout_logprobs", shape, torch.float32)
-        _check(self, "group_ids", (num_rows,), torch.int64)
-        _check(self, "rewards", (num_rows,), torch.float32)
-        if self.baseline_rewards is not None:
-            _check(self, "baseline_rewards", (num_rows,), torch.float32)
+        num_rows, num_tokens = self.token_ids.shape
+        _check(self, "token_ids", (num_rows, num_tokens), torch.int64)
+        _check(self, "attention_mask", (num_rows, num_tokens), torch.bool)
+        _check(self, "loss_mask", (num_rows, num_tokens), torch.bool)
         if bool((self.loss_mask & ~self.attention_mask).any()):
             raise ValueError(f"{type(self).__name__}: loss_mask is True on padding")
 
@@ -68,23 +54,52 @@ class TokenBatch:
         """int64 [B], real tokens per row."""
         return self.attention_mask.sum(dim=1)
 
-    def select(self, rows: Tensor) -> Self:
-        """The same batch with only `rows` (int64 [N]), in that order."""
-        per_row = {
-            f.name: getattr(self, f.name)[rows]
-            for f in fields(self)
-            if isinstance(getattr(self, f.name), Tensor)
-        }
-        return replace(self, **per_row)
-
     def to(self, device: torch.device) -> Self:
         """The same batch on `device`."""
-        tensors = {
-            f.name: getattr(self, f.name).to(device)
-            for f in fields(self)
-            if isinstance(getattr(self, f.name), Tensor)
-        }
-        return replace(self, **tensors)
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same batch with `change` made to every tensor; numbers stay as they are."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{n: change(v) for n, v in values.items() if isinstance(v, Tensor)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SelectableRows(Rows):
+    """Rows that stand by themselves: every tensor has one entry for each."""
+
+    def select(self, rows: Tensor) -> Self:
+        """The same batch with only `rows` (int64 [N]), in that order."""
+        return self._map(lambda tensor: tensor[rows])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenBatch(SelectableRows):
+    """What was generated.
+
+    token_ids: int64 [B, T]. attention_mask: bool [B, T], True on real tokens.
+    loss_mask: bool [B, T], True on tokens the policy wrote.
+    rollout_logprobs: float32 [B, T], nats, recorded by the engine.
+    group_ids: int64 [B], equal for rollouts that share a prompt.
+    rewards: float32 [B], reward units; NaN where a rollout could not be judged.
+    baseline_rewards: float32 [B], reward units, of the greedy response to each row's prompt, NaN
+    where it could not be judged; None where no algorithm asked for one.
+    """
+
+    rollout_logprobs: Tensor
+    group_ids: Tensor
+    rewards: Tensor
+    baseline_rewards: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        # dataclass(slots=True) makes a new class, so zero-argument super() would not find it.
+        Rows.__post_init__(self)
+        shape, num_rows = tuple(self.token_ids.shape), self.num_rows
+        _check(self, "rollout_logprobs", shape, torch.float32)
+        _check(self, "group_ids", (num_rows,), torch.int64)
+        _check(self, "rewards", (num_rows,), torch.float32)
+        if self.baseline_rewards is not None:
+            _check(self, "baseline_rewards", (num_rows,), torch.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,7 +125,6 @@ class PolicyBatch(TokenBatch):
     kl_coef: float
 
     def __post_init__(self) -> None:
-        # dataclass(slots=True) makes a new class, so zero-argument super() would not find it.
         TokenBatch.__post_init__(self)
         shape = tuple(self.token_ids.shape)
         for name in ("old_logprobs", "ref_logprobs", "advantages", "correction_weights"):
@@ -138,21 +152,70 @@ class CriticBatch(TokenBatch):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SFTBatch:
-    """Demonstrations: token_ids int64 [B, T], attention_mask and loss_mask bool [B, T].
+class SFTBatch(SelectableRows):
+    """Demonstrations.
 
     num_loss_tokens: the denominator of the loss over the whole optimizer step.
     """
 
-    token_ids: Tensor
-    attention_mask: Tensor
-    loss_mask: Tensor
     num_loss_tokens: int
 
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PairBatch(Rows):
+    """Preference pairs: rows 2i and 2i + 1 are the chosen and the rejected response of pair i.
+
+    loss_mask: True on the responses' tokens, the end of sequence included.
+    margins: float32 [N], by how much chosen is better, in the units of the data; 0 where it is not
+    said. features: float32 [2N, F], scored attributes of each response; F may be 0.
+    num_pairs: the denominator of the loss, over every rank and micro-batch of this optimizer step;
+    it stays as it is when pairs are selected.
+    """
+
+    margins: Tensor
+    features: Tensor
+    num_pairs: int
+
+    def __post_init__(self) -> None:
+        Rows.__post_init__(self)
+        if self.num_rows % 2:
+            raise ValueError(f"PairBatch: {self.num_rows} rows; expected two for each pair")
+        _check(self, "margins", (self.num_rows // 2,), torch.float32)
+        _check(self, "features", (self.num_rows, self.features.shape[-1]), torch.float32)
+
     @property
-    def lengths(self) -> Tensor:
-        """int64 [B], real tokens per row."""
-        return self.attention_mask.sum(dim=1)
+    def pair_lengths(self) -> Tensor:
+        """int64 [N], real tokens of both rows of each pair."""
+        return self.lengths.view(-1, 2).sum(dim=1)
+
+    def select_pairs(self, pairs: Tensor) -> Self:
+        """The same batch with only `pairs` (int64 [M], indices of pairs), in that order."""
+        rows = torch.stack((2 * pairs, 2 * pairs + 1), dim=1).flatten()
+        return replace(
+            self,
+            token_ids=self.token_ids[rows],
+            attention_mask=self.attention_mask[rows],
+            loss_mask=self.loss_mask[rows],
+            margins=self.margins[pairs],
+            features=self.features[rows],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JudgedBatch(SelectableRows):
+    """Single responses that were judged good or bad (KTO).
+
+    loss_mask: True on the responses' tokens, the end of sequence included. desirable: bool [N].
+    num_responses: the denominator of the loss, over every rank and micro-batch of this optimizer
+    step; it stays as it is when rows are selected.
+    """
+
+    desirable: Tensor
+    num_responses: int
+
+    def __post_init__(self) -> None:
+        Rows.__post_init__(self)
+        _check(self, "desirable", (self.num_rows,), torch.bool)
 
 
 def collate(groups: Sequence[Group], *, pad_token_id: int) -> TokenBatch:
@@ -192,4 +255,72 @@ def collate(groups: Sequence[Group], *, pad_token_id: int) -> TokenBatch:
         group_ids=torch.from_numpy(group_ids.astype(np.int64)),
         rewards=torch.from_numpy(np.concatenate([g.rewards for g in groups])),
         baseline_rewards=baseline_rewards,
+    )
+
+
+def collate_pairs(pairs: Sequence[PreferencePair], *, pad_token_id: int) -> PairBatch:
+    """Right-pad pairs into one batch: of each, the chosen response, then the rejected one.
+
+    Raises:
+        ValueError: if there is no pair, or pairs have different numbers of features.
+    """
+    sizes = {len(pair.chosen_features) for pair in pairs}
+    if len(sizes) > 1:
+        raise ValueError(f"collate_pairs: pairs with {sorted(sizes)} features in one batch")
+    rows = _padded(
+        [
+            (pair.prompt_ids, response)
+            for pair in pairs
+            for response in (pair.chosen_ids, pair.rejected_ids)
+        ],
+        pad_token_id=pad_token_id,
+    )
+    features = [f for pair in pairs for f in (pair.chosen_features, pair.rejected_features)]
+    margins = [0.0 if pair.margin is None else pair.margin for pair in pairs]
+    return PairBatch(
+        token_ids=rows.token_ids,
+        attention_mask=rows.attention_mask,
+        loss_mask=rows.loss_mask,
+        margins=torch.tensor(margins, dtype=torch.float32),
+        features=torch.tensor(features, dtype=torch.float32),
+        num_pairs=len(pairs),
+    )
+
+
+def collate_judged(responses: Sequence[JudgedResponse], *, pad_token_id: int) -> JudgedBatch:
+    """Right-pad judged responses, behind their prompts, into one batch.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    rows = _padded([(r.prompt_ids, r.response_ids) for r in responses], pad_token_id=pad_token_id)
+    return JudgedBatch(
+        token_ids=rows.token_ids,
+        attention_mask=rows.attention_mask,
+        loss_mask=rows.loss_mask,
+        desirable=torch.tensor([r.desirable for r in responses], dtype=torch.bool),
+        num_responses=len(responses),
+    )
+
+
+def _padded(
+    rows: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], *, pad_token_id: int
+) -> Rows:
+    """Rows of (prompt, response): both right-padded, the responses' tokens train."""
+    if not rows:
+        raise ValueError("nothing to make a batch of")
+    shape = (len(rows), max(len(prompt) + len(response) for prompt, response in rows))
+    token_ids = np.full(shape, pad_token_id, dtype=np.int64)
+    attention_mask = np.zeros(shape, dtype=np.bool_)
+    loss_mask = np.zeros(shape, dtype=np.bool_)
+    for index, (prompt, response) in enumerate(rows):
+        start, end = len(prompt), len(prompt) + len(response)
+        token_ids[index, :start] = prompt
+        token_ids[index, start:end] = response
+        attention_mask[index, :end] = True
+        loss_mask[index, start:end] = True
+    return Rows(
+        token_ids=torch.from_numpy(token_ids),
+        attention_mask=torch.from_numpy(attention_mask),
+        loss_mask=torch.from_numpy(loss_mask),
     )

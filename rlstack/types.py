@@ -39,6 +39,19 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two responses to the same prompt, of which `chosen` is the better one."""
+
+    chosen: str
+    rejected: str
+    margin: float | None = None
+    """By how much, in the units of the row's own scores."""
+    chosen_features: tuple[float, ...] = ()
+    rejected_features: tuple[float, ...] = ()
+    """Scored attributes of each response, the same ones for both."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """A dataset row in rlstack's schema, before any tokenizer has seen it.
 
@@ -53,6 +66,10 @@ class Example:
     text: str | None = None
     answer: str | None = None
     response: str | None = None
+    comparison: Comparison | None = None
+    """For reward models and direct preference learning."""
+    desirable: bool | None = None
+    """Judgement of `response`, for KTO."""
     reward: str | None = None
     """Name of the reward that judges this row, for the `row` reward component."""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -74,6 +91,50 @@ class Prompt:
     metadata: Mapping[str, Any]
     messages: tuple[Message, ...] = ()
     """The conversation that was rendered, system prompt included; empty for plain text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PreferencePair:
+    """A prompt and two tokenized responses to it, of which `chosen` is the better one.
+
+    prompt_ids: int64 [P], chat template and generation prompt included.
+    chosen_ids, rejected_ids: int64 [R], end-of-sequence token included; their own lengths.
+    margin: by how much, in the units of the row's scores; None where the row does not say.
+    chosen_features, rejected_features: F scored attributes of each response; F may be 0.
+    """
+
+    prompt_id: str
+    data_source: str
+    text: str
+    """The rendered prompt, chat template included."""
+    chosen: str
+    rejected: str
+    prompt_ids: NDArray[np.int64]
+    chosen_ids: NDArray[np.int64]
+    rejected_ids: NDArray[np.int64]
+    margin: float | None
+    chosen_features: tuple[float, ...]
+    rejected_features: tuple[float, ...]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JudgedResponse:
+    """A prompt and one tokenized response that was judged good or bad (KTO).
+
+    prompt_ids: int64 [P], chat template and generation prompt included.
+    response_ids: int64 [R], end-of-sequence token included.
+    """
+
+    prompt_id: str
+    data_source: str
+    text: str
+    """The rendered prompt, chat template included."""
+    response: str
+    prompt_ids: NDArray[np.int64]
+    response_ids: NDArray[np.int64]
+    desirable: bool
+    metadata: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

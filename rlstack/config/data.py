@@ -17,11 +17,15 @@ class _Source(Frozen):
 
 
 class ColumnNames(Frozen):
-    """Columns of prompt, answer and demonstration; null: known schemas are recognised."""
+    """Which column holds what; null: known schemas are recognised."""
 
     prompt: str | None = None
     answer: str | None = None
     response: str | None = None
+    """The demonstration, or the response that `label` judges."""
+    chosen: str | None = None
+    rejected: str | None = None
+    label: str | None = None
 
 
 class FileSource(_Source):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rlstack.config.data import DataConfig, SourceConfig
 from rlstack.data.rendering import encode_response, render_prompt
+from rlstack.data.schemas import RowKind
 from rlstack.data.sources import BadRow, LocatedExample, read_examples, source_name
 from rlstack.data.values import RowError
 from rlstack.errors import DataError
@@ -27,10 +28,15 @@ LONG_PROMPT = "prompt too long"
 
 
 class Sample(Protocol):
-    """What a dataset holds: prompts or demonstrations."""
+    """What a dataset holds: prompts, demonstrations, preferences."""
 
     @property
     def prompt_id(self) -> str: ...
+
+    @property
+    def text(self) -> str:
+        """The rendered prompt."""
+        ...
 
     @property
     def metadata(self) -> Mapping[str, Any]: ...
@@ -50,6 +56,8 @@ class Demonstration:
 
     prompt_id: str
     data_source: str
+    text: str
+    """The rendered prompt."""
     prompt_ids: NDArray[np.int64]
     response_ids: NDArray[np.int64]
     metadata: Mapping[str, Any]
@@ -112,9 +120,9 @@ def load_prompts(
     """
 
     def build(example: Example) -> Prompt:
-        return _checked_prompt(example, tokenizer, config)
+        return checked_prompt(example, tokenizer, config)
 
-    return _load(sources, build, config=config)
+    return load_samples(sources, build, config=config)
 
 
 def load_demonstrations(
@@ -137,26 +145,22 @@ def load_demonstrations(
                 "supervised training needs one: a column response or completion, a final assistant "
                 "turn, or columns.response",
             )
-        prompt = _checked_prompt(example, tokenizer, config)
-        response_ids = encode_response(example.response, tokenizer=tokenizer)
-        if len(response_ids) > max_response_tokens:
-            raise RowError(
-                "response too long",
-                f"{len(response_ids)} tokens with the end of sequence; max_response_tokens is "
-                f"{max_response_tokens}: raise it or shorten the response",
-            )
+        prompt = checked_prompt(example, tokenizer, config)
+        response_ids = checked_response(example.response, tokenizer, max_response_tokens)
         return Demonstration(
             prompt_id=prompt.prompt_id,
             data_source=prompt.data_source,
+            text=prompt.text,
             prompt_ids=prompt.token_ids,
             response_ids=response_ids,
             metadata=prompt.metadata,
         )
 
-    return _load(sources, build, config=config)
+    return load_samples(sources, build, config=config)
 
 
-def _checked_prompt(example: Example, tokenizer: "Tokenizer", config: DataConfig) -> Prompt:
+def checked_prompt(example: Example, tokenizer: "Tokenizer", config: DataConfig) -> Prompt:
+    """The prompt of a row, rendered, if it is not too long."""
     prompt = render_prompt(example, tokenizer=tokenizer, system_prompt=config.system_prompt)
     num_tokens = len(prompt.token_ids)
     if num_tokens > config.max_prompt_tokens:
@@ -166,6 +170,20 @@ def _checked_prompt(example: Example, tokenizer: "Tokenizer", config: DataConfig
             "raise it or set data.on_long_prompt=skip",
         )
     return prompt
+
+
+def checked_response(
+    response: str, tokenizer: "Tokenizer", max_tokens: int, *, name: str = "response"
+) -> NDArray[np.int64]:
+    """int64 [R], with the end of sequence, if it is not too long; `name` is the error's word."""
+    token_ids = encode_response(response, tokenizer=tokenizer)
+    if len(token_ids) > max_tokens:
+        raise RowError(
+            f"{name} too long",
+            f"{len(token_ids)} tokens with the end of sequence; max_response_tokens is "
+            f"{max_tokens}: raise it or shorten the response",
+        )
+    return token_ids
 
 
 @dataclass(slots=True)
@@ -181,15 +199,24 @@ class _BadRows:
             self.messages.append(str(row))
 
 
-def _load(
-    sources: Sequence[SourceConfig], build: Callable[[Example], SampleT], *, config: DataConfig
+def load_samples(
+    sources: Sequence[SourceConfig],
+    build: Callable[[Example], SampleT],
+    *,
+    config: DataConfig,
+    kind: RowKind = RowKind.PROMPT,
 ) -> Dataset[SampleT]:
+    """What `build` makes of every row; it raises RowError for a bad one.
+
+    Raises:
+        DataError: if a source cannot be read, or naming every bad row that `config` does not skip.
+    """
     skipped, refused = _BadRows(), _BadRows()
     loaded: list[Source[SampleT]] = []
     for source, prefix in zip(sources, _id_prefixes(sources), strict=True):
         samples: list[SampleT] = []
         num_rows = 0
-        for row in _build_rows(read_examples(source, id_prefix=prefix), build):
+        for row in _build_rows(read_examples(source, id_prefix=prefix, kind=kind), build):
             num_rows += 1
             if not isinstance(row, BadRow):
                 samples.append(row)

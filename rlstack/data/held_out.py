@@ -2,14 +2,13 @@
 
 from dataclasses import replace
 
-from rlstack.data.dataset import Dataset, SkipReport
+from rlstack.data.dataset import Dataset, SampleT, SkipReport
 from rlstack.errors import DataError
-from rlstack.types import Prompt
 
 REASON = "held out for evaluation"
 
 
-def without_held_out(train: Dataset[Prompt], held_out: Dataset[Prompt]) -> Dataset[Prompt]:
+def without_held_out(train: Dataset[SampleT], held_out: Dataset[SampleT]) -> Dataset[SampleT]:
     """`train` less the rows whose rendered prompt is also in `held_out`, counted as skipped.
 
     Raises:

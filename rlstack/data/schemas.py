@@ -11,18 +11,34 @@ Known schemas; other columns become metadata, and a null counts as absent:
 
 A conversation is a list of `{"role", "content"}`; where its last turn is the assistant's, that turn
 is the response. `prompt` text is used as it stands. Text in a column that `columns.prompt` names is a
-question: one user turn. With both `prompt` and `messages`, `messages` is the conversation.
+question: one user turn. With both `prompt` and `messages`, `messages` is the conversation. What
+`comparisons` says of preferences is read where a stage asks for them; a row without a prompt of its
+own takes that of its preference.
 """  # noqa: E501 (a table)
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, cast
 
 from rlstack.config.data import ColumnNames
+from rlstack.data.columns import Columns
+from rlstack.data.comparisons import has_comparison, read_comparison, read_label
 from rlstack.data.values import RowError, answer_text, show, to_messages
 from rlstack.types import Example, Message
+
+
+class RowKind(StrEnum):
+    """What a stage needs of its rows."""
+
+    PROMPT = "prompt"
+    """A prompt, and an answer or a response where there is one."""
+    COMPARISON = "comparison"
+    """A prompt and two responses, of which one is preferred."""
+    JUDGED = "judged"
+    """A prompt, a response and its label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +57,19 @@ class RowRules:
     """Overrides the rows' own."""
 
 
-def to_example(raw: Mapping[str, Any], *, number: int, rules: RowRules) -> Example:
+def to_example(
+    raw: Mapping[str, Any], *, number: int, rules: RowRules, kind: RowKind = RowKind.PROMPT
+) -> Example:
     """Recognise the schema of a row and convert it; `number` names the row if it has no `id`.
 
     Raises:
         RowError: with the reason and the fix.
     """
-    row = _Row(raw)
-    messages, text = _prompt(row, rules.columns)
+    row = Columns(raw)
+    shared, comparison = (), None
+    if kind is RowKind.COMPARISON or _prompt_is_shared(row, rules.columns):
+        shared, comparison = read_comparison(row, rules.columns)
+    messages, text = (shared, None) if shared else _prompt(row, rules.columns)
     messages, demonstration = _split_demonstration(messages)
     response = _response(row, rules.columns, demonstration)
     answer = _answer(row, rules)
@@ -61,44 +82,20 @@ def to_example(raw: Mapping[str, Any], *, number: int, rules: RowRules) -> Examp
         text=text,
         answer=answer,
         response=response,
+        comparison=comparison,
+        desirable=read_label(row, rules.columns) if kind is RowKind.JUDGED else None,
         reward=reward,
         metadata=_metadata(row),
     )
 
 
-class _Row:
-    """The columns of a row that are not null; remembers which were read."""
-
-    def __init__(self, raw: Mapping[str, Any]) -> None:
-        self.values = {name: value for name, value in raw.items() if value is not None}
-        self.read: set[str] = set()
-
-    def take(self, *names: str) -> tuple[str, Any] | None:
-        """Name and value of the first of the columns that is there."""
-        for name in names:
-            if name in self.values:
-                self.read.add(name)
-                return name, self.values[name]
-        return None
-
-    def take_named(self, name: str, *, key: str) -> Any:
-        """Value of a column that the configuration names."""
-        found = self.take(name)
-        if found is None:
-            raise RowError(
-                f"no value in column '{name}'",
-                f"{key} names it; columns with a value: {self.describe()}",
-            )
-        return found[1]
-
-    def rest(self) -> dict[str, Any]:
-        return {name: value for name, value in self.values.items() if name not in self.read}
-
-    def describe(self) -> str:
-        return ", ".join(sorted(self.values)) or "none"
+def _prompt_is_shared(row: Columns, columns: ColumnNames) -> bool:
+    """Whether the only prompt of the row is what chosen and rejected have in common."""
+    own = columns.prompt is not None or {"messages", "prompt"} & row.values.keys()
+    return not own and has_comparison(row, columns)
 
 
-def _prompt(row: _Row, columns: ColumnNames) -> tuple[tuple[Message, ...], str | None]:
+def _prompt(row: Columns, columns: ColumnNames) -> tuple[tuple[Message, ...], str | None]:
     if columns.prompt is not None:
         value = row.take_named(columns.prompt, key="columns.prompt")
         if isinstance(value, str):
@@ -137,7 +134,7 @@ def _split_demonstration(
     return messages[:-1], messages[-1].content
 
 
-def _response(row: _Row, columns: ColumnNames, demonstration: str | None) -> str | None:
+def _response(row: Columns, columns: ColumnNames, demonstration: str | None) -> str | None:
     if columns.response is not None:
         column = columns.response
         value = row.take_named(column, key="columns.response")
@@ -161,7 +158,7 @@ def _response(row: _Row, columns: ColumnNames, demonstration: str | None) -> str
     return turns[0].content
 
 
-def _answer(row: _Row, rules: RowRules) -> str | None:
+def _answer(row: Columns, rules: RowRules) -> str | None:
     if rules.columns.answer is not None:
         column = rules.columns.answer
         value = row.take_named(column, key="columns.answer")
@@ -188,7 +185,7 @@ def _answer(row: _Row, rules: RowRules) -> str | None:
     return match.group(1).strip()
 
 
-def _verl_answer(row: _Row) -> tuple[str, Any] | None:
+def _verl_answer(row: Columns) -> tuple[str, Any] | None:
     found = row.values.get("reward_model")
     if not isinstance(found, Mapping):
         return None
@@ -199,7 +196,7 @@ def _verl_answer(row: _Row) -> tuple[str, Any] | None:
     return "reward_model.ground_truth", reward_model["ground_truth"]
 
 
-def _data_source(row: _Row, rules: RowRules) -> str:
+def _data_source(row: Columns, rules: RowRules) -> str:
     found = row.take("data_source", "dataset")
     if rules.data_source is not None:
         return rules.data_source
@@ -217,7 +214,7 @@ def _data_source(row: _Row, rules: RowRules) -> str:
     return value
 
 
-def _reward(row: _Row, rules: RowRules) -> str | None:
+def _reward(row: Columns, rules: RowRules) -> str | None:
     found = row.take("reward")
     if rules.reward is not None or found is None:
         return rules.reward
@@ -230,7 +227,7 @@ def _reward(row: _Row, rules: RowRules) -> str | None:
     return found[1]
 
 
-def _identifier(row: _Row, number: int) -> str:
+def _identifier(row: Columns, number: int) -> str:
     found = row.take("id")
     if found is None:
         return str(number)
@@ -239,7 +236,7 @@ def _identifier(row: _Row, number: int) -> str:
     return str(found[1])
 
 
-def _metadata(row: _Row) -> dict[str, Any]:
+def _metadata(row: Columns) -> dict[str, Any]:
     """The entries of `metadata` and `extra_info`, and every column that nothing else has read."""
     metadata: dict[str, Any] = {}
     for column in ("metadata", "extra_info"):

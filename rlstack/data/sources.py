@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rlstack.config.data import FileSource, HuggingFaceSource, ReasoningGymSource, SourceConfig
 from rlstack.data.readers import Row, generate_puzzles, read_huggingface, read_jsonl, read_parquet
-from rlstack.data.schemas import RowRules, to_example
+from rlstack.data.schemas import RowKind, RowRules, to_example
 from rlstack.data.values import RowError
 from rlstack.errors import DataError
 from rlstack.types import Example, Message
@@ -48,7 +48,7 @@ def source_name(source: SourceConfig) -> str:
 
 
 def read_examples(
-    source: SourceConfig, *, id_prefix: str | None = None
+    source: SourceConfig, *, id_prefix: str | None = None, kind: RowKind = RowKind.PROMPT
 ) -> Iterator[LocatedExample | BadRow]:
     """Every row of the source; `id_prefix` of the example ids is the source's name by default.
 
@@ -81,19 +81,15 @@ def read_examples(
         )
     for number, row in islice(rows, source.limit):
         place = location.format(path=source.path, number=number)
-        yield _convert(row, location=place, number=number, rules=rules)
-
-
-def _convert(
-    row: Row | RowError, *, location: str, number: int, rules: RowRules
-) -> LocatedExample | BadRow:
-    if isinstance(row, RowError):
-        return BadRow(location=location, error=row)
-    try:
-        example = to_example(row, number=number, rules=rules)
-    except RowError as error:
-        return BadRow(location=location, error=error)
-    return LocatedExample(location=location, example=example)
+        if isinstance(row, RowError):
+            yield BadRow(location=place, error=row)
+            continue
+        try:
+            example = to_example(row, number=number, rules=rules, kind=kind)
+        except RowError as error:
+            yield BadRow(location=place, error=error)
+        else:
+            yield LocatedExample(location=place, example=example)
 
 
 def _compile(source: FileSource | HuggingFaceSource) -> re.Pattern[str] | None:
