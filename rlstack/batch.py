@@ -169,12 +169,13 @@ class PairBatch(Rows):
     margins: float32 [N], by how much chosen is better, in the units of the data; 0 where it is not
     said. features: float32 [2N, F], scored attributes of each response; F may be 0.
     num_pairs: the denominator of the loss, over every rank and micro-batch of this optimizer step;
-    it stays as it is when pairs are selected.
+    it stays as it is when pairs are selected. data_sources: of each pair, N.
     """
 
     margins: Tensor
     features: Tensor
     num_pairs: int
+    data_sources: tuple[str, ...]
 
     def __post_init__(self) -> None:
         Rows.__post_init__(self)
@@ -198,6 +199,7 @@ class PairBatch(Rows):
             loss_mask=self.loss_mask[rows],
             margins=self.margins[pairs],
             features=self.features[rows],
+            data_sources=tuple(self.data_sources[pair] for pair in pairs.tolist()),
         )
 
 
@@ -284,6 +286,7 @@ def collate_pairs(pairs: Sequence[PreferencePair], *, pad_token_id: int) -> Pair
         margins=torch.tensor(margins, dtype=torch.float32),
         features=torch.tensor(features, dtype=torch.float32),
         num_pairs=len(pairs),
+        data_sources=tuple(pair.data_source for pair in pairs),
     )
 
 
