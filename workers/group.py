@@ -44,6 +44,12 @@ class PolicyGroup:
         calls = [rank.update_supervised.remote(shared) for rank in self.ranks]
         return merge(await asyncio.gather(*calls))
 
+    async def evaluate_supervised(self, batch: SFTBatch) -> Metrics:
+        """Loss and accuracy of demonstrations that are not learned from."""
+        shared = ray.put(batch)
+        calls = [rank.evaluate_supervised.remote(shared) for rank in self.ranks]
+        return merge(await asyncio.gather(*calls))
+
     async def save(self, directory: Path) -> None:
         """See `rlstack.protocols.PolicyTrainer`."""
         await asyncio.gather(*(rank.save.remote(directory) for rank in self.ranks))
