@@ -129,7 +129,7 @@ def held_out_metrics(scores: PairScores, lengths: Floats) -> Metrics:
     differences, count = scores.differences, float(len(scores.chosen))
     both = np.concatenate((scores.chosen, scores.rejected))
     means = {
-        "eval/loss": (float(log_loss(differences).sum()), count),
+        "eval/log_loss": (float(log_loss(differences).sum()), count),
         "eval/brier_loss": (float(brier(differences).sum()), count),
     }
     values = {

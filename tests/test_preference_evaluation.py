@@ -134,7 +134,7 @@ def test_held_out_metrics_of_a_model_that_scores_by_length() -> None:
     sure = 1 / (1 + math.exp(-1))
     assert found["eval/accuracy"] == 1.0
     assert found["eval/calibration_error"] == pytest.approx(1 - sure)
-    assert found["eval/loss"] == pytest.approx(-math.log(sure))
+    assert found["eval/log_loss"] == pytest.approx(-math.log(sure))
     assert found["eval/brier_loss"] == pytest.approx((1 - sure) ** 2)
 
 
@@ -143,4 +143,4 @@ def test_a_model_that_says_nothing() -> None:
     assert found["eval/accuracy"] == 0.5
     assert found["eval/brier_loss"] == 0.25
     assert found["eval/calibration_error"] == 0.0
-    assert found["eval/loss"] == pytest.approx(math.log(2))
+    assert found["eval/log_loss"] == pytest.approx(math.log(2))

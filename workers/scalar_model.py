@@ -42,14 +42,15 @@ def whole(parameter: Tensor, *, changed: bool = False) -> Iterator[Tensor]:
         yield parameter
 
 
-class RowScores(TokenValues):
+class RowScores(nn.Module):
     """A sequence classifier with one label that scores whole rows, and attributes beside them.
 
     score = the classifier's + weights . features. The attributes' weights start at 0.
     """
 
     def __init__(self, model: PreTrainedModel, *, num_features: int) -> None:
-        super().__init__(model)
+        super().__init__()
+        self.values = TokenValues(model)
         self.feature_head = nn.Linear(num_features, 1, bias=False) if num_features else None
         if self.feature_head is not None:
             nn.init.zeros_(self.feature_head.weight)
@@ -61,7 +62,10 @@ class RowScores(TokenValues):
         packed: its `predictors` are where each row's score is read. features: float32 [B, F],
         normalised.
         """
-        scores = super().forward(packed)
+        scores = self.values(packed)
         if self.feature_head is None:
             return scores
-        return scores + self.feature_head(features.to(self.model.dtype)).squeeze(1).float()
+        return (
+            scores
+            + self.feature_head(features.to(self.feature_head.weight.dtype)).squeeze(1).float()
+        )

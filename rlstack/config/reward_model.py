@@ -24,8 +24,6 @@ class RewardModelConfig(SupervisedConfig):
     that starts at 0, or a reward model to train on.
     """
 
-    loss: RewardLossConfig
+    rows_per_sample = 2
 
-    def longest_sample(self) -> int:
-        """Both responses of a pair are scored together."""
-        return 2 * super().longest_sample()
+    loss: RewardLossConfig
