@@ -67,8 +67,8 @@ def load_scalar_model(
             f"weights {', '.join(sorted(missing)) or 'of a linear layer score'}; give a causal "
             "model, or a sequence classifier made from one"
         )
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = load_tokenizer(config).pad_token_id
+    # Where a row is padded with it, Hugging Face reads the score before it.
+    model.config.pad_token_id = load_tokenizer(config).pad_token_id
     _without_dropout(model)
     return model, bool(missing)
 

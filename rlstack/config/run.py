@@ -1,4 +1,4 @@
-"""The whole configuration of each command, and the checks that span groups."""
+"""The whole configuration of `rl` and `eval`, and the checks that span groups."""
 
 from pydantic import Field
 
@@ -8,6 +8,8 @@ from rlstack.config.algorithm import (
     RejectedCorrection,
 )
 from rlstack.config.base import Frozen, Problem, RunSchema
+from rlstack.config.checkpoint import CheckpointConfig
+from rlstack.config.checks import nothing_to_train_on, trainer_problems
 from rlstack.config.critic import CriticConfig
 from rlstack.config.data import DataConfig
 from rlstack.config.model import ModelConfig
@@ -33,17 +35,6 @@ class EvaluationConfig(Frozen):
     temperature: float = Field(ge=0)
     top_p: float = Field(gt=0, le=1)
     max_response_tokens: int = Field(ge=1)
-
-
-class CheckpointConfig(Frozen):
-    """Run state on disk; `keep_best` names an evaluation metric whose best step is kept too."""
-
-    every: int = Field(ge=0)
-    """Steps between checkpoints; 0: only at the end."""
-    keep_last: int = Field(ge=1)
-    keep_best: str | None
-    export: bool
-    """Also write the final policy in Hugging Face format, to RUN_DIR/export."""
 
 
 class RLConfig(RunSchema):
@@ -72,7 +63,7 @@ class RLConfig(RunSchema):
     def problems(self) -> list[Problem]:
         """Impossible combinations of keys that are right by themselves."""
         return [
-            *_nothing_to_train_on(self.data),
+            *nothing_to_train_on(self.data),
             *row_problems(self.algorithm, self.data, self.rollout, self.placement),
             *group_problems(self.algorithm, self.rollout),
             *critic_problems(self.algorithm, self.critic),
@@ -91,7 +82,7 @@ class RLConfig(RunSchema):
         return [
             problem
             for key, trainer in trainers.items()
-            for problem in _trainer_problems(
+            for problem in trainer_problems(
                 trainer,
                 self.placement,
                 longest_row=self.data.max_prompt_tokens + self.rollout.max_response_tokens,
@@ -99,40 +90,6 @@ class RLConfig(RunSchema):
                 key=key,
             )
         ]
-
-
-class SFTConfig(RunSchema):
-    """`rlstack sft`: supervised training on the responses of `data.train`."""
-
-    seed: int = Field(ge=0)
-    total_steps: int = Field(ge=1)
-    run_dir: str
-    ray_address: str | None
-    model: ModelConfig
-    data: DataConfig
-    """`prompts_per_step` demonstrations make one optimizer step."""
-    placement: PlacementConfig
-    trainer: TrainerConfig
-    max_response_tokens: int = Field(ge=1)
-    """A demonstration with a longer response is a bad row."""
-    tracking: TrackingConfig
-
-    def problems(self) -> list[Problem]:
-        """Impossible combinations of keys that are right by themselves."""
-        found = _nothing_to_train_on(self.data)
-        rows, ranks = self.data.prompts_per_step, self.placement.trainer_ranks
-        if rows % ranks:
-            text = (
-                f"{ranks} does not divide the {rows} demonstrations of a step "
-                "(data.prompts_per_step); choose a divisor"
-            )
-            found.append(Problem(("placement.trainer_ranks", "data.prompts_per_step"), text))
-        return found + _trainer_problems(
-            self.trainer,
-            self.placement,
-            longest_row=self.data.max_prompt_tokens + self.max_response_tokens,
-            row_keys=("data.max_prompt_tokens", "max_response_tokens"),
-        )
 
 
 class EvalConfig(RunSchema):
@@ -156,10 +113,6 @@ class EvalConfig(RunSchema):
         if not self.data.eval:
             found.append(Problem(("data.eval",), "is empty; name at least one source"))
         return found + self.reward.problems()
-
-
-def _nothing_to_train_on(data: DataConfig) -> list[Problem]:
-    return [] if data.train else [Problem(("data.train",), "is empty; name at least one source")]
 
 
 def _kl_problems(config: RLConfig) -> list[Problem]:
@@ -216,35 +169,3 @@ def _sampling_problems(evaluation: EvaluationConfig) -> list[Problem]:
         "evaluation.temperature above 0"
     )
     return [Problem(("evaluation.num_samples", "evaluation.temperature"), text)]
-
-
-def _trainer_problems(
-    trainer: TrainerConfig,
-    placement: PlacementConfig,
-    *,
-    longest_row: int,
-    row_keys: tuple[str, str],
-    key: str = "trainer",
-) -> list[Problem]:
-    found: list[Problem] = []
-    if trainer.max_tokens_per_microbatch < longest_row:
-        text = (
-            f"{trainer.max_tokens_per_microbatch} is less than the longest possible row, "
-            f"{longest_row} tokens ({' + '.join(row_keys)}); raise it to at least that"
-        )
-        found.append(Problem((f"{key}.max_tokens_per_microbatch", *row_keys), text))
-    parameters, optimizer, stage = (
-        f"{key}.offload_parameters",
-        f"{key}.offload_optimizer",
-        f"{key}.zero_stage",
-    )
-    if trainer.offload_parameters and trainer.zero_stage != 3:
-        text = f"needs {stage}=3, got {trainer.zero_stage}"
-        found.append(Problem((parameters, stage), text))
-    if trainer.offload_optimizer and trainer.zero_stage == 0:
-        found.append(Problem((optimizer, stage), f"needs {stage} of 1, 2 or 3, got 0"))
-    if placement.device == "cpu" and (trainer.offload_optimizer or trainer.offload_parameters):
-        offload = optimizer if trainer.offload_optimizer else parameters
-        text = "moves state off a GPU; with placement.device=cpu set it to false"
-        found.append(Problem((offload, "placement.device"), text))
-    return found
