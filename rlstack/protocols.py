@@ -1,6 +1,6 @@
 """What the controller needs from each role. The real roles are Ray worker groups in `workers`."""
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -89,6 +89,18 @@ class Scorer(Protocol):
 
         Raises:
             RewardError: if a component failed that is configured to stop the run.
+        """
+        ...
+
+    async def state(self) -> Mapping[str, bytes]:
+        """What the rewards that remember do remember, by label; for a checkpoint."""
+        ...
+
+    async def restore(self, states: Mapping[str, bytes]) -> None:
+        """Go on from what `state` gave.
+
+        Raises:
+            RewardError: if a reward cannot.
         """
         ...
 

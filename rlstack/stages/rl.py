@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rlstack.checkpoint import Checkpoints, RunState, write_folder
+from rlstack.checkpoint import Checkpoints, RunState, load_rewards, write_folder
 from rlstack.config.load import dump
 from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles
@@ -186,13 +186,16 @@ class Training:
             best_step=self.best_step,
             versions=library_versions(),
         )
-        await self.checkpoints.save(state, self.controller.roles.policy.save)
+        roles = self.controller.roles
+        rewards = await roles.scorer.state()
+        await self.checkpoints.save(state, roles.policy.save, rewards=rewards)
         self.saved_step = step
 
     async def _restore(self) -> None:
         path, state = self.checkpoints.latest()
         self.tracker.phase(f"resuming from {path}")
         await self.controller.roles.policy.load(path / "trainer")
+        await self.controller.roles.scorer.restore(load_rewards(path))
         self.controller.sampler.restore(SamplerState(**state.sampler))
         self.controller.policy_version = state.policy_version
         self.controller.kl_coef = state.kl_coef
