@@ -15,7 +15,7 @@ from workers.model import check_model, check_positions, load_tokenizer
 
 
 def run(config: SFTConfig) -> Summary:
-    """Train; what was achieved. The model is in RUN_DIR/export."""
+    """Train; what was achieved."""
     return asyncio.run(supervised.run(_prepare(config)))
 
 
