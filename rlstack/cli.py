@@ -154,7 +154,10 @@ def _run_stage(name: str, config: Any) -> None:
         case "sft":
             from rlstack.stages import sft
 
-            print(f"report: {sft.run(config).report}")
+            result = sft.run(config)
+            if result.model is not None:
+                print(f"model: {result.model}")
+            print(f"report: {result.report}")
         case "eval":
             from rlstack.stages import evaluate
 
