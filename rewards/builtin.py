@@ -17,6 +17,7 @@ from rewards import (
     reasoning_gym_task,
     remote,
     repetition,
+    reward_model,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "reasoning_gym_task",
     "remote",
     "repetition",
+    "reward_model",
 ]

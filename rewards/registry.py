@@ -37,6 +37,9 @@ batched; an awaitable of them if it is async."""
 ROW = "row"
 """The component that stands for whichever reward the dataset row names; not a reward itself."""
 
+REWARD_MODEL = "reward_model"
+"""The component that a run's worker group of reward models judges, not a scorer process."""
+
 _Target = TypeVar("_Target", bound=Callable[..., Any])
 
 

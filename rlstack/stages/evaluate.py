@@ -18,6 +18,7 @@ from rlstack.types import SamplingSettings
 from workers.launch import LaunchSpec, launch
 from workers.loading import check_model, check_positions, is_model_directory, load_tokenizer
 from workers.scorer import ScorerPool
+from workers.served_models import ServedModels, reward_model_spec
 
 
 def run(config: EvalConfig) -> dict[str, float]:
@@ -50,12 +51,15 @@ async def _run(config: EvalConfig) -> dict[str, float]:
             model=model,
             seed=config.seed,
             rollout=config.rollout,
+            reward_models=reward_model_spec(config.reward.model) if config.reward.model else None,
             max_prompt_tokens=config.data.max_prompt_tokens,
             max_response_tokens=settings.max_response_tokens,
             ray_address=config.ray_address,
         )
         workers = await stack.enter_async_context(launch(spec))
         assert workers.engines is not None
+        if workers.reward_models is not None and config.reward.model is not None:
+            scorer.serve(ServedModels(workers.reward_models, config.reward.model))
         await scorer.ready()
         tracker.phase("evaluation")
         groups = await sample_groups(

@@ -27,6 +27,7 @@ from workers.loading import (
     load_tokenizer,
 )
 from workers.scorer import ScorerPool
+from workers.served_models import ServedModels
 
 
 @dataclass(kw_only=True)
@@ -84,6 +85,8 @@ async def _run(config: RLConfig) -> RunSummary:
         assert workers.policy
         assert workers.engines
         assert workers.reallocator
+        if workers.reward_models is not None and config.reward.model is not None:
+            scorer.serve(ServedModels(workers.reward_models, config.reward.model))
         stop = stack.enter_context(stop_signals())  # after Ray, which sets handlers of its own
         await scorer.ready()
         timeline = Timeline(run_dir, on_span=tracker.span)
