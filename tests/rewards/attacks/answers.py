@@ -80,9 +80,7 @@ _SEVERAL = [
 
 _BASES = [
     Attack(tries="the digits in another base", answer="12_{5}", response=r"\boxed{12_{4}}"),
-    Attack(
-        tries="digits in another base, no braces", answer="101_2", response=r"\boxed{101_3}"
-    ),
+    Attack(tries="digits in another base, no braces", answer="101_2", response=r"\boxed{101_3}"),
     Attack(tries="a digit that its base does not have", answer="5", response=r"\boxed{5_{2}}"),
     Attack(tries="another base that has the digits", answer="12_8", response=r"\boxed{12_{16}}"),
 ]
