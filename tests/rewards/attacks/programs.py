@@ -608,4 +608,16 @@ ATTACKS: list[tuple[str, str, str]] = [
         _RUN_FIRST
         + "import os, signal\nwhile True:\n    try:\n        if os.fork() == 0: os.setsid(); os.kill(os.getpid(), signal.SIGSTOP)\n    except OSError: pass",
     ),
+    (
+        "deep_folders",
+        "folders nested deeper than whoever removes them can go",
+        _RUN_FIRST
+        + "import os\ntry:\n    while True: os.mkdir('d'); os.chdir('d')\nexcept OSError: pass",
+    ),
+    (
+        "closed_folders",
+        "folders that nobody may enter",
+        _RUN_FIRST
+        + "import os\nos.makedirs('a/b/c')\nopen('a/b/f', 'w').close()\nos.symlink('/etc', 'a/b/s')\nos.chmod('a/b', 0)\nos.chmod('a', 0)",
+    ),
 ]
