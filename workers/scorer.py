@@ -48,9 +48,7 @@ class ScorerPool:
         self._spec = RewardSpec(components=components, plugins=config.plugins, row_rewards=names)
         self._reward = reward = load_reward(self._spec)
         # Judged by the worker group that `serve` is given.
-        self._served = [
-            i for i, component in enumerate(components) if component.name == REWARD_MODEL
-        ]
+        self._served = [i for i, c in enumerate(components) if c.name == REWARD_MODEL]
         self._models: ServedModels | None = None
         indices = [index for index in range(len(components)) if index not in self._served]
         stateful = [index for index in indices if reward.is_stateful(index)]

@@ -113,7 +113,5 @@ class RewardConfig(Frozen):
         if "reward_model" in names and self.model is None:
             texts.append("'reward_model' needs reward.model, which is missing; use reward=model")
         if "reward_model" not in names and self.model is not None:
-            texts.append(
-                "none is 'reward_model', which reward.model is for; add {name: reward_model}"
-            )
+            texts.append("reward.model is for a component 'reward_model'; add {name: reward_model}")
         return [Problem(("reward.components",), text) for text in texts]
