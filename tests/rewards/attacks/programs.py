@@ -537,7 +537,7 @@ ATTACKS: list[tuple[str, str, str]] = [
         + "import ctypes\nif ctypes.CDLL(None).syscall(425, 8, b'\\0' * 120) >= 0: print('ring')",
     ),
     # Raised inside the tests, these end a loop as if it had come to its end
-    ("raise_stop_iteration", "ends the loop of the tests", "def solve(n): raise StopIteration"),
+    ("stop_iteration_in_loop", "ends the loop of the tests", "def solve(n): raise StopIteration"),
     (
         "raise_stop_async_iteration",
         "ends an async loop of the tests",
@@ -559,7 +559,7 @@ ATTACKS: list[tuple[str, str, str]] = [
         "import os\ndef solve(n):\n    data = b'[[' + b'[],' * 5000000 + b'[]]]\\n'\n    while data: data = data[os.write(4, data[:65536]):]",
     ),
     (
-        "endless_result",
+        "endless_reply_line",
         "a result without an end",
         "import os\ndef solve(n):\n    while True: os.write(4, b'[' * 65536)",
     ),
