@@ -31,6 +31,7 @@ from rlstack.types import (
     RewardRequest,
     Rollout,
     SamplingSettings,
+    Score,
 )
 
 EVALUATION_ROUND = 1_000_000
@@ -273,11 +274,20 @@ async def sample_groups(
     return [
         Group(
             prompt=prompt,
-            rollouts=tuple(rollouts[row * num_samples + index] for index in range(num_samples)),
-            scores=tuple(scores[row]),
+            rollouts=(
+                members := tuple(rollouts[row * num_samples + i] for i in range(num_samples))
+            ),
+            scores=tuple(map(_judged, members, scores[row])),
         )
         for row, prompt in enumerate(prompts)
     ]
+
+
+def _judged(rollout: Rollout, score: Score) -> Score:
+    """An episode that its environment broke off has no reward, whatever is said of the rest."""
+    if rollout.error is None:
+        return score
+    return replace(score, value=None, errors=(rollout.error, *score.errors))
 
 
 def reward_request(rollout: Rollout, *, max_response_tokens: int) -> RewardRequest:
@@ -294,6 +304,7 @@ def reward_request(rollout: Rollout, *, max_response_tokens: int) -> RewardReque
         response_tokens=len(rollout.response_ids),
         max_response_tokens=max_response_tokens,
         finish_reason=rollout.finish_reason,
+        turns=rollout.turns,
     )
 
 

@@ -22,6 +22,9 @@ from rlstack.types import Score
 class ScorerProcess:
     """One process running `workers.scorer_process`, and our end of its connection."""
 
+    program = "workers.scorer_process"
+    kind = "a scorer"
+
     def __init__(
         self,
         spec: RewardSpec,
@@ -42,7 +45,7 @@ class ScorerProcess:
                     "-W",
                     "ignore::SyntaxWarning",
                     "-m",
-                    "workers.scorer_process",
+                    self.program,
                     str(theirs.fileno()),
                 ],
                 # It must find the modules, plugins included, that we find.
@@ -84,7 +87,7 @@ class ScorerProcess:
             self._ready = True
             self._start_failed = problem is not None
         if problem is not None:
-            raise WorkerError(f"a scorer process could not start: {problem}")
+            raise WorkerError(f"{self.kind} process could not start: {problem}")
 
     def judge(self, index: int, message: bytes, *, timeout_s: float) -> list[Score]:
         """Let component `index` judge pickled requests and wait for its verdicts.

@@ -11,6 +11,7 @@ from rlstack.config.algorithm import (
 )
 from rlstack.config.base import Frozen, Problem, RunSchema
 from rlstack.config.data import DataConfig
+from rlstack.config.environment import EnvironmentConfig, environment_problems
 from rlstack.config.model import ModelConfig
 from rlstack.config.placement import PlacementConfig
 from rlstack.config.reward import RewardConfig
@@ -56,6 +57,7 @@ class RLConfig(RunSchema):
     data: DataConfig
     placement: PlacementConfig
     rollout: RolloutConfig
+    environment: EnvironmentConfig | None = None
     trainer: TrainerConfig
     reward: RewardConfig
     evaluation: EvaluationConfig
@@ -71,6 +73,12 @@ class RLConfig(RunSchema):
             *_correction_problems(self.algorithm),
             *_evaluation_problems(self),
             *self.reward.problems(),
+            *environment_problems(
+                self.environment,
+                self.reward,
+                max_response_tokens=self.rollout.max_response_tokens,
+                response_key="rollout.max_response_tokens",
+            ),
             *_trainer_problems(
                 self.trainer,
                 self.placement,
@@ -125,6 +133,7 @@ class EvalConfig(RunSchema):
     data: DataConfig
     placement: PlacementConfig
     rollout: RolloutConfig
+    environment: EnvironmentConfig | None = None
     reward: RewardConfig
     evaluation: EvaluationConfig
     tracking: TrackingConfig
@@ -134,6 +143,12 @@ class EvalConfig(RunSchema):
         found = _sampling_problems(self.evaluation)
         if not self.data.eval:
             found.append(Problem(("data.eval",), "is empty; name at least one source"))
+        found += environment_problems(
+            self.environment,
+            self.reward,
+            max_response_tokens=self.evaluation.max_response_tokens,
+            response_key="evaluation.max_response_tokens",
+        )
         return found + self.reward.problems()
 
 
