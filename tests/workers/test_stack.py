@@ -223,6 +223,13 @@ class Echo:
 """
 
 
+@pytest.fixture(scope="session")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("plugins") / "echo.py"
+    path.write_text(ECHO)
+    return str(path)
+
+
 def chat_prompts(tokenizer: PreTrainedTokenizerFast, count: int) -> list[Prompt]:
     examples = [
         Example(
@@ -242,14 +249,13 @@ async def play(engines: EpisodeEngines, requests: list[GenerationRequest]) -> di
     return {number: rollout async for number, rollout in engines.generate(requests, sampling)}
 
 
-def test_episodes_train_on_what_the_engine_sampled(stack: Stack, tmp_path: Path) -> None:
+def test_episodes_train_on_what_the_engine_sampled(stack: Stack, echo: str, tmp_path: Path) -> None:
     """Three turns a rollout: logprobs of the sampled tokens against transformers on whole rows."""
-    (tmp_path / "echo.py").write_text(ECHO)
     tokenizer = AutoTokenizer.from_pretrained(stack.spec.model.path)
     renderer = TurnRenderer(
         tokenizer, max_prompt_tokens=MAX_PROMPT_TOKENS, max_observation_tokens=8
     )
-    pool = environment_pool("echo", {"turns": 3}, plugins=(str(tmp_path / "echo.py"),))
+    pool = environment_pool("echo", {"turns": 3}, plugins=(echo,))
     requests = make_requests(chat_prompts(tokenizer, 4), num_samples=8)
 
     async def scenario() -> dict[int, Rollout]:
