@@ -112,7 +112,8 @@ def _episode_measures(rollout: Rollout) -> dict[str, float]:
 def rollout_metrics(groups: Sequence[Group], *, max_response_tokens: int) -> Metrics:
     """Lengths, turns, truncation, and the reward by component and data source, of rollouts.
 
-    `rollout/num_tokens` and `reward/errors` are sums, everything else is a mean over rollouts.
+    `rollout/num_tokens` (those that the policy wrote) and `reward/errors` are sums, everything else
+    is a mean over rollouts.
     """
     metrics = Metrics()
     means: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
@@ -122,11 +123,13 @@ def rollout_metrics(groups: Sequence[Group], *, max_response_tokens: int) -> Met
         means[name] = (total + value, count + 1.0)
 
     lengths: list[int] = []
+    num_tokens = 0
     num_errors = 0
     for group in groups:
         for rollout, score in zip(group.rollouts, group.scores, strict=True):
             length = len(rollout.response_ids)
             lengths.append(length)
+            num_tokens += int(rollout.loss_mask.sum())
             observe("rollout/response_tokens", length)
             observe("rollout/truncated_fraction", rollout.finish_reason is FinishReason.LENGTH)
             observe("rollout/length_share", length / max_response_tokens)
@@ -144,7 +147,7 @@ def rollout_metrics(groups: Sequence[Group], *, max_response_tokens: int) -> Met
                 observe("reward/baseline", group.baseline.value)
     metrics += Metrics(means=dict(means))
     if lengths:
-        metrics += Metrics.of({"rollout/num_tokens": sum(lengths), "reward/errors": num_errors})
+        metrics += Metrics.of({"rollout/num_tokens": num_tokens, "reward/errors": num_errors})
         metrics += Metrics(
             maxima={"rollout/response_tokens_max": float(max(lengths))},
             minima={"rollout/response_tokens_min": float(min(lengths))},

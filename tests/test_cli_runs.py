@@ -244,7 +244,8 @@ class Echo:
         self.turns, self.said = turns, []
 
     def reset(self, task: Task) -> None:
-        pass
+        if task.seed % 8 == 0:
+            raise LookupError("no board")
 
     def step(self, action: str) -> Turn:
         self.said.append(action)
@@ -289,8 +290,10 @@ def test_two_steps_of_episodes(model: Path, tmp_path: Path) -> None:
     for row in rows:
         answers = [turn["answer"] for turn in row["turns"] if turn["answer"] is not None]
         if row["finish_reason"] == "error":
+            problem = "ValueError: no x, please" if row["turns"] else "LookupError: no board"
+            assert row["errors"][0] == f"environment: {problem}"
             assert row["reward"] is None
-            assert row["errors"][0] == "environment: ValueError: no x, please"
         else:
             assert row["reward"] == sum(answer["reward"] for answer in answers)
+    assert any(row["response_tokens"] == 0 for row in rows)  # nothing but the prompt to train on
     assert '<pre class="tool">go on</pre>' in (tmp_path / "episodes/report.html").read_text()

@@ -188,6 +188,7 @@ def test_episodes_are_measured() -> None:
     assert values["rollout/tool_calls"] == 9 / 4
     assert values["rollout/tool_errors"] == 3 / 4
     assert values["rollout/observation_tokens"] == 1 / 4
+    assert values["rollout/num_tokens"] == 7
     assert values["rollout/truncated_fraction"] == 1 / 4
     assert values["rollout/truncated_by_turns"] == 1 / 4
     assert values["rollout/environment_errors"] == 1 / 4

@@ -50,6 +50,8 @@ class Misbehave:
             return argument
         if what == "pid":
             return Turn(observation=str(os.getpid()))
+        if what == "modules":
+            return Turn(observation=" ".join(sys.modules))
         if what == "random":
             return Turn(observation=str(random.SystemRandom().random()))
         self.said.append(action)
@@ -151,8 +153,9 @@ def test_the_others_of_a_process_that_dies_are_played_again(pool: EnvironmentPoo
 def test_they_run_in_other_processes_and_print_nowhere(
     pool: EnvironmentPool, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (pid,) = asyncio.run(say(pool, "pid"))
+    pid, modules = asyncio.run(say(pool, "pid", "modules"))
     assert int(pid) != os.getpid()
+    assert not {"torch", "ray", "transformers"} & set(modules.split())  # light to start
     asyncio.run(say(pool, "print"))
     assert "printed by an environment" not in capfd.readouterr().out
 

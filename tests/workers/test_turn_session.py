@@ -1,65 +1,18 @@
 """Order and bookkeeping of turns when engines die; real engines: test_stack.py."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from ray.exceptions import RayActorError
 
 from rlstack.errors import WorkerError
-from rlstack.types import FinishReason, SamplingSettings
+from rlstack.types import SamplingSettings
+from tests.workers.fake_engine import FakeEngine
 from workers.engines import EngineGroup
-from workers.specs import Completion, TokenRequest
+from workers.specs import Completion
 from workers.turn_session import TurnSession
 
 SAMPLING = SamplingSettings(temperature=1.0, max_response_tokens=8)
-
-
-class FakeEngine:
-    """An actor handle. It answers with seed and last token, or holds what it is given."""
-
-    def __init__(self, *, holds: bool = False) -> None:
-        self.holds = holds
-        self.held: list[TokenRequest] = []
-        self.arrivals: asyncio.Queue[Completion | Exception | None] = asyncio.Queue()
-        self.dead = False
-        self.turns = SimpleNamespace(
-            options=lambda num_returns: SimpleNamespace(remote=self._turns)
-        )
-        self.add_turn = SimpleNamespace(remote=self._add_turn)
-        self.end_turns = SimpleNamespace(remote=self._end_turns)
-
-    def die(self) -> None:
-        self.dead = True
-        self.arrivals.put_nowait(RayActorError())
-
-    async def _turns(self, _: int) -> AsyncIterator[Awaitable[list[Completion]]]:
-        while (item := await self.arrivals.get()) is not None:
-            if isinstance(item, Exception):
-                raise item
-            yield asyncio.sleep(0, [item])
-
-    async def _add_turn(self, _: int, request: TokenRequest, __: SamplingSettings) -> None:
-        if self.dead:
-            raise RayActorError
-        if self.holds:
-            self.held.append(request)
-            return
-        completion = Completion(
-            request_id=request.request_id,
-            text=f"{request.seed} after {request.token_ids[-1]}",
-            response_ids=np.array([1]),
-            logprobs=np.zeros(1, dtype=np.float32),
-            finish_reason=FinishReason.STOP,
-            policy_version=0,
-        )
-        self.arrivals.put_nowait(completion)
-
-    async def _end_turns(self, _: int) -> None:
-        self.arrivals.put_nowait(None)
 
 
 def group_of(*engines: FakeEngine, max_restarts: int = 2) -> tuple[EngineGroup, list[str]]:
