@@ -272,22 +272,20 @@ async def sample_groups(
             task.cancel()
         await asyncio.gather(*scoring, return_exceptions=True)
     return [
-        Group(
-            prompt=prompt,
-            rollouts=(
-                members := tuple(rollouts[row * num_samples + i] for i in range(num_samples))
-            ),
-            scores=tuple(map(_judged, members, scores[row])),
-        )
+        _group(prompt, [rollouts[row * num_samples + i] for i in range(num_samples)], scores[row])
         for row, prompt in enumerate(prompts)
     ]
 
 
-def _judged(rollout: Rollout, score: Score) -> Score:
+def _group(prompt: Prompt, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> Group:
     """An episode that its environment broke off has no reward, whatever is said of the rest."""
-    if rollout.error is None:
-        return score
-    return replace(score, value=None, errors=(rollout.error, *score.errors))
+    judged = [
+        score
+        if rollout.error is None
+        else replace(score, value=None, errors=(rollout.error, *score.errors))
+        for rollout, score in zip(rollouts, scores, strict=True)
+    ]
+    return Group(prompt=prompt, rollouts=tuple(rollouts), scores=tuple(judged))
 
 
 def reward_request(rollout: Rollout, *, max_response_tokens: int) -> RewardRequest:

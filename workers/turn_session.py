@@ -6,7 +6,7 @@ import logging
 from contextlib import suppress
 from typing import Self
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 
 from rlstack.errors import WorkerError
 from rlstack.types import SamplingSettings
@@ -55,7 +55,7 @@ class TurnSession:
 
     async def __aexit__(self, *_: object) -> None:
         for index in self._feeds.keys() - self._dead:
-            with suppress(RayActorError, RayTaskError):
+            with suppress(RayActorError):
                 await self._group.engines[index].end_turns.remote(self._number)
         for feed in self._feeds.values():
             feed.cancel()
@@ -91,7 +91,7 @@ class TurnSession:
             return
         turn.engine = prefer if prefer in alive else alive[prefer % len(alive)]
         # If it dies now, its feed hears of it and hands this turn on.
-        with suppress(RayActorError, RayTaskError):
+        with suppress(RayActorError):
             engine = self._group.engines[turn.engine]
             await engine.add_turn.remote(self._number, turn.request, turn.sampling)
 

@@ -125,7 +125,7 @@ class TurnRenderer:
                 tokenize=False,
                 add_generation_prompt=True,
             )
-        except TemplateError:
+        except (TemplateError, TypeError):  # they also add None to text, where they need more
             return None
         _, found, behind = text.rpartition(stand_in)
         return behind if found else None
