@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
+import yaml
 
 from rewards.environments.python_tool import MAX_CALLS
 from rewards.environments.registry import bind, build
@@ -84,3 +86,10 @@ def test_fenced_blocks_are_calls_if_asked() -> None:
 def test_fenced_blocks_cannot_name_a_calculator() -> None:
     with pytest.raises(RewardError, match="calls=fenced knows no tool but python"):
         bind("python_tool", {"calls": "fenced"})()
+
+
+def test_the_calls_that_the_experiment_shows_the_model_work() -> None:
+    experiment = Path(__file__).parents[3] / "conf" / "experiment" / "python_tool_math.yaml"
+    prompt = yaml.safe_load(experiment.read_text())["data"]["system_prompt"]
+    turn = answered(prompt)
+    assert turn == Turn(observation="391\n\n391", role="tool", tool_calls=2)
