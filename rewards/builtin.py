@@ -3,6 +3,7 @@
 from rewards import (
     adapters,
     code,
+    environment_reward,
     episodic_memory,
     exact_match,
     format,
@@ -23,6 +24,7 @@ from rewards import (
 __all__ = [
     "adapters",
     "code",
+    "environment_reward",
     "episodic_memory",
     "exact_match",
     "format",

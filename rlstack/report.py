@@ -58,6 +58,10 @@ CHARTS = (
         metrics=("rollout/truncated_fraction", "reward/groups_without_signal"),
         unit_interval=True,
     ),
+    Chart(
+        title="Turns and tool calls of an episode",
+        metrics=("rollout/num_turns", "rollout/tool_calls", "rollout/tool_errors"),
+    ),
     Chart(title="Entropy (nats)", metrics=("policy/entropy",)),
     Chart(title="KL of the updates (nats)", metrics=("policy/approx_kl",)),
     Chart(title="KL to the reference (nats)", metrics=("policy/ref_kl",)),
@@ -247,9 +251,29 @@ def _rollout_card(record: Record, kind: str) -> str:
         f"<h3>Step {record['step']}, reward {record['reward']:.3g}</h3>"
         f'<p class="soft">{escape(" · ".join(facts))}</p>{errors}'
         f"<dl><dt>prompt</dt><dd><pre>{escape(record['prompt'])}</pre></dd>"
-        f"<dt>response</dt><dd><pre>{escape(record['response'])}</pre></dd>"
+        f"{_response(record)}"
         f"<dt>answer</dt><dd><pre>{escape(answer)}</pre></dd></dl></div>"
     )
+
+
+def _response(record: Record) -> str:
+    """What the policy wrote; of an episode every turn, with the environment's answers marked."""
+    # Runs from before there were environments have no turns.
+    turns = record.get("turns") or []
+    if not turns:
+        return f"<dt>response</dt><dd><pre>{escape(record['response'])}</pre></dd>"
+    entries: list[str] = []
+    for number, turn in enumerate(turns, 1):
+        entries.append(f"<dt>turn {number}</dt><dd><pre>{escape(turn['action'])}</pre></dd>")
+        answer = turn["answer"]
+        if answer is None:
+            continue
+        earned = f'<p class="soft">reward {answer["reward"]:.3g}</p>' if answer["reward"] else ""
+        said = escape(answer["observation"])
+        role = "tool" if answer["role"] == "tool" else "environment"
+        if said or earned:
+            entries.append(f'<dt>{role}</dt><dd><pre class="tool">{said}</pre>{earned}</dd>')
+    return "".join(entries)
 
 
 def _config(file: Path) -> str:

@@ -294,3 +294,68 @@ def test_sft_killed_and_resumed_equals_uninterrupted(model: Path, tmp_path: Path
     assert (tmp_path / "killed" / weights).read_bytes() == (
         tmp_path / "whole" / weights
     ).read_bytes()
+
+
+ECHO = """
+from rewards.environments.registry import register_environment
+from rlstack.types import Task, Turn
+
+@register_environment("echo")
+class Echo:
+    def __init__(self, *, turns: int) -> None:
+        self.turns, self.said = turns, []
+
+    def reset(self, task: Task) -> None:
+        if task.seed % 8 == 0:
+            raise LookupError("no board")
+
+    def step(self, action: str) -> Turn:
+        self.said.append(action)
+        if len(self.said) == 2 and action.startswith("x"):
+            raise ValueError("no x, please")
+        short = float(len(action) < 4)
+        return Turn(observation="go on", done=len(self.said) == self.turns, reward=short)
+"""
+
+
+def test_two_steps_of_episodes(model: Path, tmp_path: Path) -> None:
+    """Several turns a rollout through the whole loop, with an environment that may fail."""
+    (tmp_path / "echo.py").write_text(ECHO)
+    run = start(
+        "rl",
+        *OVERRIDES,
+        "environment=reasoning_gym_retry",
+        "environment.name=echo",
+        "environment.params={turns: 3}",
+        "environment.max_turns=3",
+        "environment.max_observation_tokens=16",
+        "environment.num_workers=1",
+        "reward=environment",
+        "reward.plugins=[echo.py]",
+        "rollout.max_response_tokens=64",
+        f"rollout.stop=[{','.join('abcdefghijklm')}]",
+        "evaluation.every=0",
+        "checkpoint.every=0",
+        "total_steps=2",
+        f"model.path={model}",
+        "run_dir=episodes",
+        cwd=tmp_path,
+    )
+    output = finish(run)
+    assert run.returncode == 0, output
+    for values in map(json.loads, (tmp_path / "episodes/metrics.jsonl").open()):
+        assert values["mismatch/logprob_difference_max"] < 1e-4
+        assert values["policy/grad_norm"] > 0
+        assert values["rollout/num_turns"] > 1.5
+        assert values["rollout/observation_tokens"] > 0
+    rows = [json.loads(line) for line in (tmp_path / "episodes/rollouts/step_000002.jsonl").open()]
+    for row in rows:
+        answers = [turn["answer"] for turn in row["turns"] if turn["answer"] is not None]
+        if row["finish_reason"] == "error":
+            problem = "ValueError: no x, please" if row["turns"] else "LookupError: no board"
+            assert row["errors"][0] == f"environment: {problem}"
+            assert row["reward"] is None
+        else:
+            assert row["reward"] == sum(answer["reward"] for answer in answers)
+    assert any(row["response_tokens"] == 0 for row in rows)  # nothing but the prompt to train on
+    assert '<pre class="tool">go on</pre>' in (tmp_path / "episodes/report.html").read_text()

@@ -71,7 +71,7 @@ class RewardConfig(Frozen):
 
     components: tuple[RewardComponent, ...] = Field(min_length=1)
     plugins: tuple[str, ...]
-    """Modules or .py files that register rewards; every scorer process imports them itself."""
+    """Modules or .py files that register rewards or environments; every process imports them."""
     model: RewardModelsConfig | None = None
     """The models behind the component `reward_model`; `reward=model` sets it."""
     num_workers: int = Field(ge=1)
@@ -82,7 +82,7 @@ class RewardConfig(Frozen):
     timeout_s: float = Field(gt=0)
     """Longest a component may take for one rollout, or a batched one for a whole group."""
     memory_gib: float = Field(gt=0)
-    """Address space of one scorer process; beyond it a reward gets a MemoryError."""
+    """Address space of one scorer or environment process; beyond it there is a MemoryError."""
 
     def problems(self) -> list[Problem]:
         """Components that cannot stand beside each other."""

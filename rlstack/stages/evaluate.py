@@ -13,6 +13,7 @@ from rlstack.data.dataset import load_prompts
 from rlstack.errors import ConfigError
 from rlstack.evaluation import evaluation_metrics
 from rlstack.rollout_log import write_rollouts
+from rlstack.stages.common import episodes
 from rlstack.tracking import Tracker
 from rlstack.types import SamplingSettings
 from workers.launch import LaunchSpec, launch
@@ -39,6 +40,7 @@ async def _run(config: EvalConfig) -> dict[str, float]:
         row_rewards = {prompt.reward for prompt in prompts.prompts if prompt.reward}
         scorer = ScorerPool(config.reward, row_rewards=row_rewards)
         stack.callback(scorer.close)
+        with_environment = stack.enter_context(episodes(config, tokenizer, prompts.prompts))
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "config.yaml").write_text(dump(config))
         tracker = stack.enter_context(
@@ -64,7 +66,7 @@ async def _run(config: EvalConfig) -> dict[str, float]:
         tracker.phase("evaluation")
         groups = await sample_groups(
             prompts.prompts,
-            engines=workers.engines,
+            engines=await with_environment(workers.engines),
             scorer=scorer,
             num_samples=settings.num_samples,
             sampling=SamplingSettings(
