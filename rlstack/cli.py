@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from omegaconf import DictConfig
@@ -38,6 +38,9 @@ from rlstack.errors import (
     WeightSyncError,
     WorkerError,
 )
+
+if TYPE_CHECKING:
+    from rlstack.stages.supervised import Summary
 
 USAGE = """rlstack: reinforcement-learning post-training of language models
 
@@ -162,11 +165,11 @@ def _run_stage(name: str, config: Any) -> None:
         case "sft":
             from rlstack.stages import sft
 
-            print(f"report: {sft.run(config).report}")
+            _print_model(sft.run(config))
         case "reward_model":
             from rlstack.stages import reward_model
 
-            print(f"report: {reward_model.run(config).report}")
+            _print_model(reward_model.run(config))
         case "eval":
             from rlstack.stages import evaluate
 
@@ -174,6 +177,12 @@ def _run_stage(name: str, config: Any) -> None:
                 print(f"{key}: {value:.4f}")
         case _:
             raise AssertionError(name)
+
+
+def _print_model(summary: "Summary") -> None:
+    if summary.model is not None:
+        print(f"model: {summary.model}")
+    print(f"report: {summary.report}")
 
 
 def _quickstart(arguments: list[str]) -> None:
