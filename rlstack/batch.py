@@ -137,13 +137,12 @@ class CriticBatch(TokenBatch):
 
     old_values, returns: float32 [B, T], reward units; entry t of both is of the state before token
     t, and where loss_mask is False it is 0.
-    num_loss_tokens, num_rollouts: the denominators of the loss, as in `PolicyBatch`.
+    num_loss_tokens: the denominator of the loss, as in `PolicyBatch`.
     """
 
     old_values: Tensor
     returns: Tensor
     num_loss_tokens: int
-    num_rollouts: int
 
     def __post_init__(self) -> None:
         TokenBatch.__post_init__(self)

@@ -169,6 +169,11 @@ def load_tokenizer(config: ModelConfig) -> Tokenizer:
     return tokenizer
 
 
+def same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether two tokenizers write every text with the same token ids."""
+    return one.get_vocab() == other.get_vocab()
+
+
 def is_model_directory(path: Path) -> bool:
     """Whether a folder holds a Hugging Face model."""
     return (path / "config.json").is_file()
