@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from omegaconf import DictConfig
@@ -26,6 +26,7 @@ from rlstack.command_line import (
 from rlstack.config.base import RunSchema
 from rlstack.config.load import parse
 from rlstack.config.resume import resumed_values
+from rlstack.config.reward_model import RewardModelConfig
 from rlstack.config.run import EvalConfig, RLConfig
 from rlstack.config.supervised import SFTConfig
 from rlstack.errors import (
@@ -38,6 +39,9 @@ from rlstack.errors import (
     WorkerError,
 )
 
+if TYPE_CHECKING:
+    from rlstack.stages.supervised import Summary
+
 USAGE = """rlstack: reinforcement-learning post-training of language models
 
 usage: rlstack COMMAND [key=value ...]
@@ -45,20 +49,26 @@ usage: rlstack COMMAND [key=value ...]
   quickstart   build, warm-start and train a small model; prints where the report is
   rl           reinforcement learning:    rlstack rl experiment=gsm8k_grpo model.path=MODEL
   sft          supervised training:       rlstack sft model.path=MODEL data.train=[...]
+  reward_model a reward model from pairs: rlstack reward_model model.path=MODEL data.train=[...]
   eval         pass@k of a checkpoint:    rlstack eval model.path=MODEL_OR_RUN_DIR data.eval=[...]
   report       HTML report of a run:      rlstack report RUN_DIR
   algorithms   every method: formula, source, defaults, how to select it
   rewards      list the rewards, test one on rows of yours, write a new one: rlstack rewards -h
 
-rl, sft and eval are Hydra apps: --help lists their groups, --cfg job prints the configuration,
---multirun sweeps. rlstack rl resume=RUN_DIR, and the same with sft, continues a run.
+rl, sft, reward_model and eval are Hydra apps: --help lists their groups, --cfg job prints the
+configuration, --multirun sweeps. rlstack COMMAND resume=RUN_DIR continues a run that trains.
 eval "$(rlstack -sc install=bash)" turns on completion (zsh: =bash too; fish: =fish)."""
 
 HELP = ("--help", "-h")
 
-SCHEMAS: dict[str, type[RunSchema]] = {"rl": RLConfig, "sft": SFTConfig, "eval": EvalConfig}
+SCHEMAS: dict[str, type[RunSchema]] = {
+    "rl": RLConfig,
+    "sft": SFTConfig,
+    "reward_model": RewardModelConfig,
+    "eval": EvalConfig,
+}
 
-RESUMABLE = ("rl", "sft")
+RESUMABLE = ("rl", "sft", "reward_model")
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -84,6 +94,7 @@ def main() -> None:
         "quickstart": _quickstart,
         "rl": lambda args: _stage("rl", args),
         "sft": lambda args: _stage("sft", args),
+        "reward_model": lambda args: _stage("reward_model", args),
         "eval": lambda args: _stage("eval", args),
         "report": _report,
         "algorithms": _algorithms,
@@ -154,10 +165,11 @@ def _run_stage(name: str, config: Any) -> None:
         case "sft":
             from rlstack.stages import sft
 
-            result = sft.run(config)
-            if result.model is not None:
-                print(f"model: {result.model}")
-            print(f"report: {result.report}")
+            _print_model(sft.run(config))
+        case "reward_model":
+            from rlstack.stages import reward_model
+
+            _print_model(reward_model.run(config))
         case "eval":
             from rlstack.stages import evaluate
 
@@ -165,6 +177,12 @@ def _run_stage(name: str, config: Any) -> None:
                 print(f"{key}: {value:.4f}")
         case _:
             raise AssertionError(name)
+
+
+def _print_model(summary: "Summary") -> None:
+    if summary.model is not None:
+        print(f"model: {summary.model}")
+    print(f"report: {summary.report}")
 
 
 def _quickstart(arguments: list[str]) -> None:

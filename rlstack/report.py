@@ -1,5 +1,6 @@
 """`rlstack report`: one self-contained HTML file about a run, read from its directory alone."""
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,9 +73,27 @@ CHARTS = (
     Chart(title="Gradient norm", metrics=("policy/grad_norm",)),
     Chart(title="Clipped tokens (share)", metrics=("policy/clip_fraction_*",)),
     Chart(title="Supervised loss (nats per token)", metrics=("sft/loss", "eval/loss")),
+    Chart(
+        title="Accuracy on pairs",
+        metrics=("reward_model/accuracy", "eval/accuracy", "eval/accuracy/*"),
+        unit_interval=True,
+    ),
+    Chart(title="Loss on pairs (nats)", metrics=("reward_model/loss", "eval/log_loss")),
+    Chart(
+        title="Calibration on held-out pairs", metrics=("eval/calibration_error", "eval/brier_loss")
+    ),
+    Chart(title="Scores: mean, spread", metrics=("eval/score_mean", "eval/score_std")),
     Chart(title="Memory (GiB)", metrics=("memory/*_gib",)),
     Chart(title="Seconds per step", metrics=("time/step_s",)),
 )
+
+
+TILES = (
+    ("eval/pass@1", "held-out accuracy"),
+    ("eval/accuracy", "accuracy on held-out pairs"),
+    ("reward/mean", "reward"),
+)
+"""Metrics that are told in figures, and what they are called."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -94,6 +113,7 @@ def write_report(run_dir: Path) -> Path:
             _dates(rows),
             _tiles(rows),
             _charts(rows),
+            _held_out(run_dir / "held_out.json"),
             _timeline(jsonl.read(run_dir / "timeline.jsonl"), rows),
             _rollouts(run_dir / "rollouts"),
             _config(run_dir / "config.yaml"),
@@ -124,7 +144,7 @@ def _dates(rows: Sequence[Record]) -> str:
 
 def _tiles(rows: Sequence[Record]) -> str:
     tiles: list[tuple[str, str]] = []
-    for name, title in (("eval/pass@1", "held-out accuracy"), ("reward/mean", "reward")):
+    for name, title in TILES:
         points = _points(rows, name)
         if points:
             tiles.append(
@@ -170,6 +190,27 @@ def _charts(rows: Sequence[Record]) -> str:
     note = '<p class="soft">Faint lines are the values, bold ones their moving average.</p>'
     note = note if "line faint" in text else ""
     return f'<h2>Curves over steps</h2>{note}<div class="charts">{text}</div>'
+
+
+def _held_out(file: Path) -> str:
+    """A reward model's reliability diagram and its scores by length, of the latest evaluation."""
+    if not file.is_file():
+        return ""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    drawn = {
+        name: [(part["position"], part["value"]) for part in parts] for name, parts in found.items()
+    }
+    ideal = Series(name="calibrated", points=[(0.5, 0.5), (1.0, 1.0)], colour=2)
+    model = Series(name="model", points=drawn["reliability"], markers=True)
+    names, colours = {"model": "model", "calibrated": "calibrated"}, {"model": 1, "calibrated": 2}
+    lengths = Series(name="score", points=drawn["score_by_length"], markers=True)
+    diagram = line_chart([ideal, model], unit_interval=True, x="confidence")
+    cards = (
+        f"<h3>Accuracy by confidence</h3>{diagram}{_legend(names, colours)}",
+        f"<h3>Mean score by response length</h3>{line_chart([lengths], x='tokens')}",
+    )
+    text = "".join(f'<div class="card">{card}</div>' for card in cards)
+    return f'<h2>Latest held-out pairs</h2><div class="charts">{text}</div>'
 
 
 def _timeline(spans: Sequence[Record], rows: Sequence[Record]) -> str:

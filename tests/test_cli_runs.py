@@ -234,6 +234,56 @@ def test_gsm8k_rows_through_rl_and_eval(model: Path, tmp_path: Path) -> None:
     assert f"eval/pass@1: {values['eval/pass@1']:.4f}" in output
 
 
+def test_a_reward_model_learns_from_pairs_and_features(model: Path, tmp_path: Path) -> None:
+    """The better response is the longer one, in `train` as in `test`."""
+    for name, count in (("train", 40), ("test", 21)):
+        rows = [
+            {
+                "prompt": f"How many {name} for {number}?\n",
+                "chosen": "7" * (number % 9 + 4),
+                "rejected": "7" * (number % 3 + 1),
+                "margin": 1.0,
+                "chosen_features": [number % 4, 0.5],
+                "rejected_features": [number % 3, 0.5],
+            }
+            for number in range(count)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run = start(
+        "reward_model",
+        "data.train=[{type: file, path: train.jsonl}]",
+        "data.eval=[{type: file, path: test.jsonl}]",
+        "data.prompts_per_step=8",
+        "data.max_prompt_tokens=64",
+        "max_response_tokens=16",
+        "loss.margin_scale=0.5",
+        "epochs=2",
+        "evaluation.every=5",
+        "checkpoint.keep_best=eval/accuracy",
+        "placement.trainer_ranks=2",
+        "placement.device=cpu",
+        "trainer.learning_rate=0.003",
+        f"model.path={model}",
+        "run_dir=scored",
+        cwd=tmp_path,
+    )
+    output = finish(run)
+    assert run.returncode == 0, output
+    assert "model: scored/export" in output
+    run_dir = tmp_path / "scored"
+    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").open()]
+    assert [row["step"] for row in metrics] == list(range(11))
+    assert metrics[0]["eval/accuracy"] == 0.5
+    assert metrics[-1]["eval/accuracy"] > 0.9
+    assert metrics[-1]["eval/score_length_correlation"] > 0.5
+    assert metrics[-1]["reward_model/accuracy"] > 0.9
+    head = json.loads((run_dir / "export/feature_head.json").read_text())
+    assert head["stds"][1] == 1.0  # this feature says nothing
+    assert head["weights"][1] == 0.0
+    assert head["weights"][0] > 0.0
+    assert "Accuracy by confidence" in (run_dir / "report.html").read_text()
+
+
 CONVERSATIONS = [
     [
         {"role": "user", "content": f"What is {number} and 1?"},

@@ -1,5 +1,6 @@
 """The report of a run directory: complete, escaped, self-contained, and right in a browser."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -101,6 +102,18 @@ class Structure(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+
+
+def test_what_held_out_pairs_say_of_a_reward_model(run_dir: Path) -> None:
+    assert "Latest held-out pairs" not in write_report(run_dir).read_text()
+    reliability = [{"position": 0.625, "value": 0.75, "count": 3}]
+    lengths = [{"position": 12.5, "value": -1.5, "count": 3}]
+    curves = {"reliability": reliability, "score_by_length": lengths}
+    (run_dir / "held_out.json").write_text(json.dumps(curves))
+    page = write_report(run_dir).read_text()
+    assert "<title>model: confidence 0.625, 0.75</title>" in page
+    assert "<title>score: tokens 12.5, -1.5</title>" in page
+    Structure().feed(page)
 
 
 def test_the_page_is_well_formed_escaped_and_self_contained(run_dir: Path) -> None:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from rewards.environments.registry import bind, register_environments
 from rlstack.config.algorithm import GSPOLoss, PPOClipLoss
 from rlstack.config.load import dump, parse
+from rlstack.config.reward_model import RewardModelConfig
 from rlstack.config.run import EvalConfig, RLConfig, RunSchema
 from rlstack.config.supervised import SFTConfig
 from rlstack.errors import ConfigError
@@ -23,7 +24,12 @@ VARIANTS = sorted(
 REWARDS = sorted(path.stem for path in (CONF / "reward").glob("*.yaml"))
 ENVIRONMENTS = sorted({p.stem for p in (CONF / "environment").glob("*.yaml")} - {"default"})
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-SCHEMAS: dict[str, type[RunSchema]] = {"rl": RLConfig, "sft": SFTConfig, "eval": EvalConfig}
+SCHEMAS: dict[str, type[RunSchema]] = {
+    "rl": RLConfig,
+    "sft": SFTConfig,
+    "reward_model": RewardModelConfig,
+    "eval": EvalConfig,
+}
 SOURCE = "{type: file, path: rows.jsonl}"
 
 
@@ -48,7 +54,7 @@ def problems(values: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_parses(name: str) -> None:
-    command = "sft" if name.startswith("sft") else "rl"
+    command = next((c for c in ("sft", "reward_model") if name.startswith(c)), "rl")
     values = composed(command, f"experiment={name}", "model.path=m")
     config = parse(SCHEMAS[command], values)
     assert parse(SCHEMAS[command], yaml.safe_load(dump(config))) == config
