@@ -18,6 +18,9 @@ from rlstack.config.rollout import RolloutConfig
 from rlstack.config.tracking import TrackingConfig
 from rlstack.config.trainer import TrainerConfig
 
+MAX_SERVED_RANK = 512
+"""The largest rank of an adapter that vLLM serves."""
+
 
 class EvaluationConfig(Frozen):
     """Held-out evaluation with `num_samples` responses per prompt."""
@@ -71,6 +74,7 @@ class RLConfig(RunSchema):
             *_correction_problems(self.algorithm),
             *_evaluation_problems(self),
             *self.reward.problems(),
+            *_adapter_problems(self.trainer),
             *_trainer_problems(
                 self.trainer,
                 self.placement,
@@ -249,6 +253,20 @@ def _sampling_problems(evaluation: EvaluationConfig) -> list[Problem]:
         "evaluation.temperature above 0"
     )
     return [Problem(("evaluation.num_samples", "evaluation.temperature"), text)]
+
+
+def _adapter_problems(trainer: TrainerConfig) -> list[Problem]:
+    """What vLLM cannot serve as an adapter."""
+    lora = trainer.lora
+    if lora is None or lora.engines == "merged":
+        return []
+    fix = "vLLM serves no such adapters; set trainer.lora.engines=merged"
+    if lora.variant == "dora":
+        return [Problem(("trainer.lora.variant", "trainer.lora.engines"), f"dora: {fix}")]
+    if lora.rank > MAX_SERVED_RANK:
+        text = f"{lora.rank} is more than {MAX_SERVED_RANK}: {fix}"
+        return [Problem(("trainer.lora.rank", "trainer.lora.engines"), text)]
+    return []
 
 
 def _trainer_problems(

@@ -20,6 +20,7 @@ from rlstack.tracking import Tracker
 from rlstack.types import Prompt
 from workers.launch import LaunchSpec, launch
 from workers.loading import check_model, check_positions, load_tokenizer
+from workers.lora import check_adapters
 from workers.scorer import ScorerPool
 from workers.specs import TrainedRole
 
@@ -48,6 +49,7 @@ async def _run(config: RLConfig) -> RunSummary:
     # Everything a user can get wrong is checked here, before any process starts.
     spec = launch_spec(config)
     check_model(config.model)
+    check_adapters(config.model, config.trainer.lora, key="trainer.lora")
     check_positions(config.model, longest_row=spec.max_prompt_tokens + spec.max_response_tokens)
     tokenizer = load_tokenizer(config.model)
     held_out = load_prompts(config.data.eval, tokenizer, config=config.data)

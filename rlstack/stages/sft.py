@@ -17,6 +17,7 @@ from rlstack.timeline import Timeline
 from rlstack.tracking import Tracker
 from workers.launch import LaunchSpec, launch
 from workers.loading import check_model, check_positions, load_tokenizer
+from workers.lora import check_adapters
 from workers.specs import TrainedRole
 
 
@@ -29,6 +30,7 @@ async def _run(config: SFTConfig) -> Path:
     run_dir = Path(config.run_dir)
     check_unused(run_dir)
     check_model(config.model)
+    check_adapters(config.model, config.trainer.lora, key="trainer.lora")
     longest_row = config.data.max_prompt_tokens + config.max_response_tokens
     check_positions(config.model, longest_row=longest_row)
     tokenizer = load_tokenizer(config.model)
