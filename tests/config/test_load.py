@@ -198,13 +198,9 @@ def test_what_is_wrong_and_what_is_right(key: str, value: object, expected: str)
 
 
 def test_adapters_are_one_choice_away_and_their_keys_are_checked() -> None:
-    trainer = parse(RLConfig, rl_values("trainer=lora", "trainer.lora.rank=8")).trainer
-    assert trainer.lora is not None
-    assert (trainer.lora.rank, trainer.lora.variant, trainer.lora.engines) == (
-        8,
-        "lora",
-        "adapters",
-    )
+    lora = parse(RLConfig, rl_values("trainer=lora", "trainer.lora.rank=8")).trainer.lora
+    assert lora is not None
+    assert (lora.rank, lora.variant, lora.engines) == (8, "lora", "adapters")
     assert parse(RLConfig, rl_values()).trainer.lora is None
     values = rl_values("trainer=lora", "trainer.lora.rank=0")
     values["trainer"]["lora"]["ranks"] = 8

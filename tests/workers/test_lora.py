@@ -19,6 +19,7 @@ from rlstack.errors import ConfigError
 from tests.workers.conftest import Stack, launch_spec, model_config, running_stack, trainer_config
 from tests.workers.test_stack import demonstrations, sample_batch
 from workers import lora
+from workers.specs import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from workers.weight_source import DeepSpeedSource
 
 VARIANTS = ("lora", "rslora", "dora")
@@ -201,9 +202,9 @@ def test_exported_models_and_adapters_say_what_the_trainer_says(
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
     }  # fmt: skip
     adapter = tmp_path / "export" / "adapter"
-    config = json.loads((adapter / lora.CONFIG_FILE).read_text())
+    config = json.loads((adapter / ADAPTER_CONFIG).read_text())
     assert config["base_model_name_or_path"] == str(base_path)
-    assert load((adapter / lora.WEIGHTS_FILE).read_bytes())
+    assert load((adapter / ADAPTER_WEIGHTS).read_bytes())
     loaded = PeftModel.from_pretrained(base, str(adapter)).eval()
     torch.testing.assert_close(logits(loaded), logits(merged), atol=1e-4, rtol=1e-4)
 
