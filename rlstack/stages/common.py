@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rlstack.errors import ConfigError
 
-LIBRARIES = ("torch", "deepspeed", "transformers", "ray")
+LIBRARIES = ("torch", "deepspeed", "transformers", "peft", "ray")
 
 
 def library_versions() -> dict[str, str]:

@@ -29,7 +29,7 @@ def lora_config(**changes: Any) -> LoRAConfig:
     values = {
         "variant": "lora",
         "rank": 4,
-        "alpha": 16,
+        "alpha": 8,
         "dropout": 0.0,
         "target_modules": None,
         "engines": "adapters",
@@ -171,7 +171,7 @@ def test_updates_reach_the_engine_and_leave_the_reference(stack: Stack) -> None:
         untouched = await policy.logprobs(first)
         for version in range(2, 5):
             batch = await sample_batch(stack, version=version)
-            assert await difference(stack, batch) < 1e-5
+            assert await difference(stack, batch) < 1e-4
             await policy.update_supervised(demonstrations(batch))
         assert float((await policy.logprobs(first) - untouched).abs().max()) > 1e-2
         # New adapters do nothing: at first the policy was its own reference.
