@@ -178,7 +178,8 @@ class TrainerRank:
     def merge_adapters(self) -> None:
         """Merge the adapters into the weights below them and go on with fresh ones.
 
-        The model says the same as before; the optimizer has forgotten its moments.
+        The model says the same as before, up to the rounding of merged weights to its dtype; the
+        optimizer has forgotten its moments.
 
         Raises:
             ValueError: if the model has no adapters.
