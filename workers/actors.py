@@ -50,6 +50,9 @@ class _TrainerActor:
     def export(self, directory: Path) -> None:
         self.rank.export(directory)
 
+    def merge_adapters(self) -> None:
+        self.rank.merge_adapters()
+
 
 class PolicyActor(_TrainerActor):
     """`workers.policy.PolicyRank` as an actor."""
@@ -61,6 +64,9 @@ class PolicyActor(_TrainerActor):
 
     def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         return self.rank.logprobs(batch)
+
+    def base_logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        return self.rank.base_logprobs(batch)
 
     def update(self, batch: PolicyBatch, algorithm: AlgorithmConfig) -> Metrics:
         return self.rank.update(batch, algorithm)
@@ -165,6 +171,9 @@ class EngineActor:
 
     async def finish_weight_update(self) -> None:
         await self.engine.finish_weight_update()
+
+    async def load_adapter(self, files: dict[str, bytes]) -> None:
+        await self.engine.load_adapter(files)
 
     async def commit(self, version: int) -> EngineState:
         return await self.engine.commit(version)

@@ -63,6 +63,10 @@ class TrainerGroup(RankGroup):
         """Weights, configuration and tokenizer in Hugging Face format."""
         await self.all("export", directory)
 
+    async def merge_adapters(self) -> None:
+        """Merge the adapters into the weights below them and go on with fresh ones."""
+        await self.all("merge_adapters")
+
     async def visible_devices(self) -> list[str]:
         """The GPU of each rank, as CUDA_VISIBLE_DEVICES names it on its node."""
         return await self.all("visible_device")
@@ -110,6 +114,18 @@ class PolicyGroup(TrainerGroup):
     async def send_weights(self) -> SendReport:
         """Put the weights into every engine; what was sent."""
         return (await self.all("send_weights"))[0]
+
+
+class BaseOfPolicy:
+    """The reference of a policy that is trained by adapters: the policy without them."""
+
+    def __init__(self, policy: PolicyGroup) -> None:
+        self.policy = policy
+        self.turn = policy.turn
+
+    async def logprobs(self, batch: TokenBatch) -> Tensor:
+        """See `rlstack.protocols.Reference`."""
+        return await self.policy.rows("base_logprobs", batch)
 
 
 class CriticGroup(TrainerGroup):

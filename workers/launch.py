@@ -29,6 +29,7 @@ from workers.actors import (
 from workers.cluster import join
 from workers.engines import EngineGroup
 from workers.group import (
+    BaseOfPolicy,
     CriticGroup,
     PolicyGroup,
     ReferenceGroup,
@@ -58,19 +59,37 @@ class LaunchSpec:
     """Trains a reward model in the policy's place: a run has one or the other."""
     critic: TrainedRole | None = None
     reference: ModelConfig | None = None
-    """A frozen model; its ranks are set up as the policy's trainer is."""
+    """A frozen model; its ranks are set up as the policy's trainer is. There are none if it is the
+    one below the policy's adapters."""
     reward_models: RewardModelSpec | None = None
     rollout: RolloutConfig | None = None
     max_prompt_tokens: int = 0
     max_response_tokens: int = 0
     ray_address: str | None = None
 
+    @property
+    def reference_in_policy(self) -> bool:
+        """Whether the policy without its adapters is the reference."""
+        policy = self.policy
+        return (
+            policy is not None
+            and policy.trainer.lora is not None
+            and (policy.model == self.reference)
+        )
+
+    @property
+    def adapter_rank(self) -> int | None:
+        """Of the adapters that engines are sent instead of weights."""
+        lora = self.policy.trainer.lora if self.policy else None
+        return lora.rank if lora is not None and lora.engines == "adapters" else None
+
     def others(self) -> dict[str, RolePlacement]:
         """The roles beside the policy."""
         placement = self.placement
+        reference = None if self.reference_in_policy else self.reference
         wanted = {
             "critic": (self.critic, placement.critic),
-            "reference": (self.reference, placement.reference),
+            "reference": (reference, placement.reference),
             "reward_model": (self.reward_models, placement.reward_model),
         }
         return {name: where for name, (role, where) in wanted.items() if role is not None}
@@ -93,7 +112,7 @@ class Roles:
     policy: PolicyGroup | None
     reward_trainer: RewardTrainerGroup | None
     critic: CriticGroup | None
-    reference: ReferenceGroup | None
+    reference: ReferenceGroup | BaseOfPolicy | None
     reward_models: RewardModelGroup | None
     engines: EngineGroup | None
     reallocator: Reallocator | None
@@ -173,7 +192,9 @@ class _Launcher:
         if policy is not None and self.device == "gpu":
             self.shared_devices = await policy.visible_devices()
         critic = self._critic(spec.critic) if spec.critic else None
-        reference = self._reference(spec.reference) if spec.reference else None
+        reference = None
+        if spec.reference is not None and not spec.reference_in_policy:
+            reference = self._reference(spec.reference)
         reward_models = self._reward_models(spec.reward_models) if spec.reward_models else None
         reward_trainer = self._reward_trainer(spec.reward_trainer) if spec.reward_trainer else None
         roles = (policy, reward_trainer, critic, reference, reward_models)
@@ -199,7 +220,7 @@ class _Launcher:
             policy=policy,
             reward_trainer=reward_trainer,
             critic=critic,
-            reference=reference,
+            reference=BaseOfPolicy(policy) if policy and spec.reference_in_policy else reference,
             reward_models=reward_models,
             engines=engines,
             reallocator=reallocator,
@@ -355,6 +376,7 @@ class _Launcher:
             transport=self.transport,
             device=self.device,
             seed=spec.seed,
+            adapter_rank=spec.adapter_rank,
         )
         threads = self._threads(placement.num_engines * placement.tensor_parallel)
         environment = engine_environment(engine, threads=threads, shared_devices=shared_devices)

@@ -19,15 +19,17 @@ from rlstack.algorithms.supervised_losses import negative_log_likelihood
 from rlstack.batch import PolicyBatch, Rows, SFTBatch, TokenBatch
 from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.data.packing import plan_evaluation
+from rlstack.errors import ConfigError
 from rlstack.metrics import Metrics, merge
 from rlstack.planning.phases import Transport
 from workers import transports
 from workers.loading import load_causal_model
+from workers.lora import adapter_files, adapters_disabled, trained_tensors
 from workers.model import TokenLogprobs, per_token
 from workers.packed import PackedRows, pack
 from workers.specs import SendReport
 from workers.trainer import TrainerRank
-from workers.transfer import EngineClient, SendingEngine
+from workers.transfer import EngineClient, SendingEngine, digest
 from workers.transfer_gloo import GlooTrainerInit
 from workers.transfer_shared_memory import SharedMemoryTrainerInit
 from workers.weight_source import DeepSpeedSource
@@ -59,6 +61,11 @@ class PolicyRank(TrainerRank):
             self.own_microbatches(batch.lengths),
             device=self.device,
         )
+
+    def base_logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """`logprobs` of the model without its adapters: the reference, where it is trained so."""
+        with adapters_disabled(self.model):
+            return self.logprobs(batch)
 
     def update(self, batch: PolicyBatch, algorithm: AlgorithmConfig) -> Metrics:
         """One optimizer step on `batch`, of which this rank takes its share."""
@@ -119,6 +126,9 @@ class PolicyRank(TrainerRank):
         self, transport: Transport, *, engines: list[ActorHandle], workers_per_engine: int
     ) -> None:
         """Meet the engines, all of them anew; called on every rank at the same time."""
+        self.engines = engines
+        if self.sends_adapters:
+            return
         if self.sender is not None:
             self.sender.shutdown()
         transports.register()
@@ -147,11 +157,35 @@ class PolicyRank(TrainerRank):
 
     def send_weights(self) -> SendReport:
         """Put the current weights into every engine; called on every rank at the same time."""
+        if self.sends_adapters:
+            return self._send_adapter()
         assert self.sender is not None, "connect comes first"
         self.sender.send_weights()
         if isinstance(self.sender, SendingEngine):
             return SendReport(digests=self.sender.sent, num_bytes=self.sender.sent_bytes)
         return SendReport(digests={}, num_bytes=0)
+
+    @property
+    def sends_adapters(self) -> bool:
+        """Whether engines hold the model's own weights and are sent adapters."""
+        lora = self.spec.trainer.lora
+        return lora is not None and lora.engines == "adapters"
+
+    def _send_adapter(self) -> SendReport:
+        if self.num_merges:
+            raise ConfigError(
+                "trainer.lora.engines: engines that are sent adapters keep the model that training "
+                "began with, but adapters were merged into it since; set it to merged"
+            )
+        tensors = trained_tensors(self.model)
+        if self.rank != 0:
+            return SendReport(digests={}, num_bytes=0)
+        files = ray.put(adapter_files(self.model, tensors))
+        ray.get([engine.load_adapter.remote(files) for engine in self.engines])
+        return SendReport(
+            digests={name: digest(tensor) for name, tensor in tensors.items()},
+            num_bytes=sum(tensor.nbytes for tensor in tensors.values()),
+        )
 
     def _source(self) -> DeepSpeedSource:
         tied = self.model.config.tie_word_embeddings and self.spec.device == "cpu"

@@ -1,19 +1,24 @@
 """One vLLM engine as a Ray actor: samples responses, takes in new weights."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from transformers import AutoConfig, AutoTokenizer
 from vllm import SamplingParams
 from vllm.config import WeightTransferConfig
+from vllm.config.lora import MaxLoRARanks
 from vllm.distributed.weight_transfer.base import (
     WeightTransferInitRequest,
     WeightTransferUpdateRequest,
 )
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import TokensPrompt
+from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
@@ -23,6 +28,9 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from rlstack.errors import ConfigError, WorkerError
 from rlstack.types import FinishReason, SamplingSettings
 from workers.specs import Completion, EngineSpec, EngineState, TokenRequest
+
+ADAPTER_ID = 1
+"""vLLM's number of the only adapter; every update replaces it in place."""
 
 Finished = tuple[int, RequestOutput]
 """request_id and vLLM's final output"""
@@ -46,6 +54,10 @@ class RolloutEngine:
         self.spec = spec
         self.calls = 0
         self.sessions: dict[int, _Session] = {}
+        self.num_adapters = 0
+        self.adapter: LoRARequest | None = None
+        """The last that was loaded; before the first, the model's own weights generate."""
+        self.adapter_digests: list[dict[str, int]] = []
 
     async def start(self) -> None:
         """Load the model and allocate the KV cache."""
@@ -78,6 +90,9 @@ class RolloutEngine:
             weight_transfer_config=WeightTransferConfig(backend=spec.transport.value),
             worker_extension_cls="workers.vllm_extension.WeightExtension",
             disable_log_stats=True,
+            enable_lora=spec.adapter_rank is not None,
+            max_lora_rank=_served_rank(spec.adapter_rank or 1),
+            max_loras=1,
         )
         self.engine = AsyncLLM.from_engine_args(arguments)
         await self.engine.update_weight_version("0")
@@ -175,7 +190,9 @@ class RolloutEngine:
         prompt = TokensPrompt(prompt_token_ids=request.token_ids)
         params = _sampling_params(sampling, seed=request.seed)
         try:
-            async for output in self.engine.generate(prompt, params, request_id=unique_id):
+            async for output in self.engine.generate(
+                prompt, params, request_id=unique_id, lora_request=self.adapter
+            ):
                 if output.finished:
                     finished.put_nowait((request.request_id, output))
         except Exception as error:  # noqa: BLE001 - raised in generate(), where it is waited for
@@ -235,23 +252,45 @@ class RolloutEngine:
         await self.engine.finish_weight_update()
         await self.engine.resume_generation()
 
+    async def load_adapter(self, files: dict[str, bytes]) -> None:
+        """Replace the adapter; files: name -> contents of a peft folder."""
+        await self.engine.pause_generation(mode="keep", clear_cache=True)
+        self.num_adapters += 1
+        # A name of its own for each: vLLM's prefix cache tells adapters apart by their names.
+        name = f"adapter-{self.num_adapters}"
+        with tempfile.TemporaryDirectory(prefix="rlstack-") as folder:
+            for file_name, contents in files.items():
+                (Path(folder) / file_name).write_bytes(contents)
+            self.adapter_digests = await self.engine.collective_rpc(
+                "load_adapter", args=(folder, name, ADAPTER_ID)
+            )
+        # vLLM holds it in memory from here on; nothing can bring back an older one from disk.
+        self.adapter = LoRARequest(name, ADAPTER_ID, folder)
+        await self.engine.resume_generation()
+
     # --- driven by the reallocator
 
     async def commit(self, version: int) -> EngineState:
         """Name the weights just received `version` and report what is held."""
         await self.engine.update_weight_version(str(version))
-        received = []
-        if self.spec.device == "cpu":
+        received = self.adapter_digests
+        if self.spec.adapter_rank is None and self.spec.device == "cpu":
             received = await self.engine.collective_rpc("received_weight_digests")
+        weights = await self.engine.compute_weight_checksums()
+        adapters = await self.engine.collective_rpc("adapter_checksums")
         return EngineState(
             weight_version=await self.engine.get_weight_version(),
             received=received,
-            checksums=await self.engine.compute_weight_checksums(),
+            checksums=[w | a for w, a in zip(weights, adapters, strict=True)],
         )
 
     async def sleep(self) -> None:
-        """Free device memory: weights are dropped, they come anew with the next update."""
-        await self.engine.sleep(level=2, mode="abort")
+        """Free device memory: weights are dropped, they come anew with the next update.
+
+        Where only adapters come, the weights are kept in host memory.
+        """
+        level = 2 if self.spec.adapter_rank is None else 1
+        await self.engine.sleep(level=level, mode="abort")
 
     async def wake(self, tags: list[str]) -> None:
         """Allocate device memory again, `weights` before an update, `kv_cache` after it."""
@@ -280,6 +319,11 @@ def check_head_size(spec: EngineSpec) -> None:
             f"model.path: {spec.model.path!r} has attention heads of size {size}; vLLM on CPU has "
             f"kernels for {supported}. Choose another model, or run on a GPU"
         )
+
+
+def _served_rank(rank: int) -> int:
+    """The smallest that vLLM has room for adapters of, and `rank` fits into."""
+    return min(served for served in get_args(MaxLoRARanks) if served >= rank)
 
 
 def _executor(spec: EngineSpec) -> str | None:

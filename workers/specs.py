@@ -12,6 +12,10 @@ from rlstack.data.features import FeatureScale
 from rlstack.planning.phases import Transport
 from rlstack.types import FinishReason
 
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+"""The files of an adapter, as peft and vLLM name them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedRole:
@@ -59,6 +63,8 @@ class EngineSpec:
     transport: Transport
     device: str
     seed: int
+    adapter_rank: int | None = None
+    """Of the adapters that the engine is sent instead of weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,6 +94,7 @@ class EngineState:
 
     weight_version: str
     received: list[dict[str, int]]
-    """Per worker: checksum of each tensor of the last update. Empty on vLLM's own transports."""
+    """Per worker: checksum of each tensor of the last update. Empty where vLLM's own transports
+    brought it."""
     checksums: list[dict[str, str]]
-    """Per worker: vLLM's own checksums of the loaded parameters."""
+    """Per worker: checksums of the loaded parameters and adapters."""

@@ -23,6 +23,7 @@ from rlstack.algorithms.schedule import learning_rate_factor
 from rlstack.data.packing import plan_microbatches
 from rlstack.errors import CheckpointError
 from rlstack.metrics import Metrics, merge
+from workers import lora
 from workers.deepspeed_config import deepspeed_config
 from workers.loading import load_tokenizer
 from workers.shard_writer import ShardWriter
@@ -42,11 +43,15 @@ class TrainerRank:
     """Under which its metrics are shown."""
     model: PreTrainedModel
     """What is trained, saved and exported."""
+    trained_whole: ClassVar[tuple[str, ...]] = ("score",)
+    """Children of `model`, new heads, that are trained in full beside adapters."""
 
     def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
         self.spec = spec
         self.rank = rank
         self.num_updates = 0
+        self.num_merges = 0
+        """How often adapters were merged into the weights below them."""
 
     def visible_device(self) -> str:
         """This rank's GPU, as CUDA_VISIBLE_DEVICES names it on its node."""
@@ -88,10 +93,14 @@ class TrainerRank:
         # Must outlive loading: under ZeRO-3 from_pretrained shards each weight as it is read.
         self._zero3_loading = HfDeepSpeedConfig(ds_config) if spec.trainer.zero_stage == 3 else None
         module = self.build()
+        if spec.trainer.lora is not None:
+            torch.manual_seed(spec.seed)  # loading may have drawn numbers, on some ranks
+            lora.adapt(self.model, spec.trainer.lora, whole=self.trained_whole)
         if spec.trainer.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.engine, *_ = deepspeed.initialize(
-            model=module, model_parameters=module.parameters(), config=ds_config
+            model=module, model_parameters=trained, config=ds_config
         )
 
     def build(self) -> nn.Module:
@@ -125,6 +134,11 @@ class TrainerRank:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
         self.engine.train()
+        if self.spec.trainer.lora is not None and self.spec.trainer.lora.dropout > 0:
+            # Each rank drops others, and the same ones after a resume, which brings back no more
+            # than the random numbers of rank 0.
+            entropy = (self.spec.seed, self.num_updates, self.rank)
+            torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         parts = []
         for index, rows in enumerate(microbatches):
             self.engine.set_gradient_accumulation_boundary(index == len(microbatches) - 1)
@@ -161,6 +175,26 @@ class TrainerRank:
                 return int(line.split()[1]) / 2**20
         return 0.0
 
+    def merge_adapters(self) -> None:
+        """Merge the adapters into the weights below them and go on with fresh ones.
+
+        The model says the same as before, up to the rounding of merged weights to its dtype; the
+        optimizer has forgotten its moments.
+
+        Raises:
+            ValueError: if the model has no adapters.
+        """
+        if self.spec.trainer.lora is None:
+            raise ValueError("merge_adapters: trainer.lora is null, there is nothing to merge")
+        self.num_merges += 1
+        lora.merge(self.model, seed=self.spec.seed + self.num_merges)
+        if hasattr(self.engine.optimizer, "refresh_fp32_params"):
+            self.engine.optimizer.refresh_fp32_params()
+        inner = getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
+        for state in inner.state.values():
+            for moment in state.values():
+                moment.zero_()
+
     # --- memory
 
     def offload(self) -> None:
@@ -178,11 +212,18 @@ class TrainerRank:
         """Weights, optimizer, update count and RNG of this rank, under `directory`."""
         client_state = {
             "num_updates": self.num_updates,
+            "num_merges": self.num_merges,
             "torch_rng": torch.get_rng_state(),
             "numpy_rng": np.random.get_state(),
             "python_rng": random.getstate(),
         }
-        self.engine.save_checkpoint(str(directory), tag="state", client_state=client_state)
+        self.engine.save_checkpoint(
+            str(directory),
+            tag="state",
+            client_state=client_state,
+            # Weights below adapters are those of the model's own files until the first merge.
+            exclude_frozen_parameters=self.spec.trainer.lora is not None and self.num_merges == 0,
+        )
 
     def load(self, directory: Path) -> None:
         """Restore what `save` wrote.
@@ -190,19 +231,31 @@ class TrainerRank:
         Raises:
             CheckpointError: if the files are missing or were written by another layout.
         """
-        path, client_state = self.engine.load_checkpoint(str(directory), tag="state")
+        path, client_state = self.engine.load_checkpoint(
+            str(directory), tag="state", load_module_strict=self.spec.trainer.lora is None
+        )
         if path is None:
             raise CheckpointError(
                 f"{directory}: no trainer state for rank {self.rank} of {self.spec.num_ranks}, "
                 f"ZeRO stage {self.spec.trainer.zero_stage}; resume with the layout it was saved by"
             )
+        if self.num_merges and not client_state["num_merges"]:
+            raise CheckpointError(
+                f"{directory}: was saved before adapters were merged and holds no other weights; "
+                "resume from it in a new process"
+            )
         self.num_updates = client_state["num_updates"]
+        self.num_merges = client_state["num_merges"]
         torch.set_rng_state(client_state["torch_rng"])
         np.random.set_state(client_state["numpy_rng"])
         random.setstate(client_state["python_rng"])
 
     def export(self, directory: Path) -> None:
-        """Write the model in Hugging Face format; rank 0 writes, the others help to gather."""
+        """Write the model in Hugging Face format; rank 0 writes, the others help to gather.
+
+        Adapters are merged into its weights. Unmerged they are written too, for peft, to the folder
+        `adapter`, as long as they are on the model that training began with.
+        """
         # Every rank iterates: gathering a sharded layer takes them all.
         writer = ShardWriter(directory) if self.rank == 0 else None
         for names, tensors in DeepSpeedSource(self.model, tied_output=None).iter_groups():
@@ -214,3 +267,9 @@ class TrainerRank:
             if self.model.can_generate() and self.model.generation_config is not None:
                 self.model.generation_config.save_pretrained(directory)
             load_tokenizer(self.spec.model).save_pretrained(directory)
+        if self.spec.trainer.lora is not None and self.num_merges == 0:
+            tensors = lora.trained_tensors(self.model)
+            if self.rank == 0:
+                (directory / "adapter").mkdir(exist_ok=True)
+                for name, contents in lora.adapter_files(self.model, tensors).items():
+                    (directory / "adapter" / name).write_bytes(contents)

@@ -26,6 +26,9 @@ from rlstack.config.rollout import RolloutConfig
 from rlstack.config.tracking import TrackingConfig
 from rlstack.config.trainer import TrainerConfig
 
+MAX_SERVED_RANK = 512
+"""The largest rank of an adapter that vLLM serves."""
+
 
 class EvaluationConfig(Frozen):
     """Held-out evaluation with `num_samples` responses per prompt."""
@@ -80,6 +83,7 @@ class RLConfig(RunSchema):
                 max_response_tokens=self.rollout.max_response_tokens,
                 response_key="rollout.max_response_tokens",
             ),
+            *_adapter_problems(self.trainer),
             *self._trainers_problems(),
         ]
 
@@ -184,3 +188,17 @@ def _sampling_problems(evaluation: EvaluationConfig) -> list[Problem]:
         "evaluation.temperature above 0"
     )
     return [Problem(("evaluation.num_samples", "evaluation.temperature"), text)]
+
+
+def _adapter_problems(trainer: TrainerConfig) -> list[Problem]:
+    """What vLLM cannot serve as an adapter."""
+    lora = trainer.lora
+    if lora is None or lora.engines == "merged":
+        return []
+    fix = "vLLM serves no such adapters; set trainer.lora.engines=merged"
+    if lora.variant == "dora":
+        return [Problem(("trainer.lora.variant", "trainer.lora.engines"), f"dora: {fix}")]
+    if lora.rank > MAX_SERVED_RANK:
+        text = f"{lora.rank} is more than {MAX_SERVED_RANK}: {fix}"
+        return [Problem(("trainer.lora.rank", "trainer.lora.engines"), text)]
+    return []

@@ -1,4 +1,4 @@
-"""Group `trainer`: the DeepSpeed policy trainer."""
+"""Group `trainer`: the DeepSpeed trainer of any role."""
 
 from typing import Literal
 
@@ -16,6 +16,24 @@ class ScheduleConfig(Frozen):
     """Final learning rate of `linear` and `cosine`, as a share of the peak."""
 
 
+class LoRAConfig(Frozen):
+    """Low-rank adapters on frozen weights, by `peft`.
+
+    lora: arXiv 2106.09685. rslora: scaled by alpha / sqrt(rank), arXiv 2312.03732. dora: the
+    weights' magnitudes are learned apart from their direction, arXiv 2402.09353.
+    """
+
+    variant: Literal["lora", "rslora", "dora"]
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(ge=0, lt=1)
+    """Of the adapters' inputs, in updates only."""
+    target_modules: tuple[str, ...] | None
+    """Last parts of module names; null: every linear layer but the output embedding."""
+    engines: Literal["adapters", "merged"]
+    """How the policy reaches vLLM: its adapters alone, or every weight with them merged in."""
+
+
 class TrainerConfig(Frozen):
     """Optimizer, sharding and memory."""
 
@@ -31,3 +49,5 @@ class TrainerConfig(Frozen):
     weight_decay: float = Field(ge=0)
     betas: tuple[float, float]
     max_grad_norm: float = Field(gt=0)
+    lora: LoRAConfig | None
+    """null: every weight is trained."""

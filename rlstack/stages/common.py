@@ -16,7 +16,7 @@ from workers.engines import EngineGroup
 from workers.environments import EnvironmentPool
 from workers.episodes import EpisodeEngines
 
-LIBRARIES = ("torch", "deepspeed", "transformers", "ray")
+LIBRARIES = ("torch", "deepspeed", "transformers", "peft", "ray")
 
 
 def library_versions() -> dict[str, str]:

@@ -26,6 +26,7 @@ from workers.loading import (
     check_positions,
     load_tokenizer,
 )
+from workers.lora import check_adapters
 from workers.scorer import ScorerPool
 from workers.served_models import ServedModels
 
@@ -56,6 +57,7 @@ async def _run(config: RLConfig) -> RunSummary:
     check_model(config.model)
     check_critic(config)
     filtration = chosen_filtration(config)
+    check_adapters(config.model, config.trainer.lora, key="trainer.lora")
     check_positions(config.model, longest_row=spec.max_prompt_tokens + spec.max_response_tokens)
     tokenizer = load_tokenizer(config.model)
     held_out = load_prompts(config.data.eval, tokenizer, config=config.data)

@@ -7,6 +7,7 @@ from rlstack.errors import ConfigError
 from rlstack.protocols import Filtration
 from workers.launch import LaunchSpec
 from workers.loading import check_scalar_model, load_tokenizer, same_tokens
+from workers.lora import check_adapters
 from workers.served_models import reward_model_spec
 from workers.specs import TrainedRole
 
@@ -57,6 +58,7 @@ def check_critic(config: RLConfig) -> None:
     if config.critic is None:
         return
     model = critic_model(config)
+    check_adapters(model, config.critic.trainer.lora, key="critic.trainer.lora")
     check_scalar_model(model, key="critic.path")
     if not same_tokens(load_tokenizer(model), load_tokenizer(config.model)):
         raise ConfigError(

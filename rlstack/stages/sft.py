@@ -12,6 +12,7 @@ from rlstack.stages.supervised import Learner, Stage, Summary
 from rlstack.types import Demonstration
 from workers.launch import LaunchSpec, Roles
 from workers.loading import check_model, check_positions, load_tokenizer
+from workers.lora import check_adapters
 from workers.specs import TrainedRole
 
 
@@ -24,6 +25,7 @@ def _prepare(config: SFTConfig) -> Stage[Demonstration, SFTBatch]:
     """Check and read everything, before any process starts."""
     supervised.check_run_dir(config, command="sft")
     check_model(config.model)
+    check_adapters(config.model, config.trainer.lora, key="trainer.lora")
     check_positions(config.model, longest_row=config.longest_row)
     tokenizer = load_tokenizer(config.model)
     held_out, train = (

@@ -228,6 +228,18 @@ def test_what_is_wrong_and_what_is_right(key: str, value: object, expected: str)
     assert expected in problems(rl_values() | {key: value})
 
 
+def test_adapters_are_one_choice_away_and_their_keys_are_checked() -> None:
+    lora = parse(RLConfig, rl_values("trainer=lora", "trainer.lora.rank=8")).trainer.lora
+    assert lora is not None
+    assert (lora.rank, lora.variant, lora.engines) == (8, "lora", "adapters")
+    assert parse(RLConfig, rl_values()).trainer.lora is None
+    values = rl_values("trainer=lora", "trainer.lora.rank=0")
+    values["trainer"]["lora"]["ranks"] = 8
+    message = problems(values)
+    assert "trainer.lora.rank: got 0; expected at least 1" in message
+    assert "trainer.lora.ranks: unknown key; did you mean trainer.lora.rank?" in message
+
+
 def test_a_key_of_another_variant_names_the_right_ones() -> None:
     values = rl_values()
     values["algorithm"]["advantage"]["group_baseline"] = True
@@ -287,6 +299,14 @@ def test_a_key_inside_a_list_is_named_as_typed() -> None:
         (
             ["placement.device=cpu", "trainer.offload_optimizer=true"],
             "trainer.offload_optimizer: moves state off a GPU",
+        ),
+        (
+            ["trainer=lora", "trainer.lora.variant=dora"],
+            "trainer.lora.variant: dora: vLLM serves no such adapters; set trainer.lora.engines",
+        ),
+        (
+            ["trainer=lora", "trainer.lora.rank=1024"],
+            "trainer.lora.rank: 1024 is more than 512: vLLM serves no such adapters",
         ),
         (
             ["checkpoint.keep_best=eval/pass@1", "evaluation.every=0"],

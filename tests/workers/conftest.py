@@ -50,6 +50,7 @@ def trainer_config(**changes: Any) -> TrainerConfig:
         "weight_decay": 0.0,
         "betas": (0.9, 0.95),
         "max_grad_norm": 1.0,
+        "lora": None,
     }
     return TrainerConfig.model_validate(values | changes)
 

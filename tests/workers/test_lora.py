@@ -1,0 +1,242 @@
+"""Adapters: their names, their maths, and the real stack trained by them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from rlstack.batch import TokenBatch
+from rlstack.config.trainer import LoRAConfig
+from rlstack.errors import ConfigError
+from tests.workers.conftest import Stack, launch_spec, model_config, running_stack, trainer_config
+from tests.workers.test_stack import demonstrations, sample_batch
+from workers import lora
+from workers.specs import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from workers.weight_source import DeepSpeedSource
+
+VARIANTS = ("lora", "rslora", "dora")
+
+
+def lora_config(**changes: Any) -> LoRAConfig:
+    values = {
+        "variant": "lora",
+        "rank": 4,
+        "alpha": 8,
+        "dropout": 0.0,
+        "target_modules": None,
+        "engines": "adapters",
+    }
+    return LoRAConfig.model_validate(values | changes)
+
+
+def adapted(path: Path, variant: str, *, seed: int = 0) -> Any:
+    """A model with adapters that do something."""
+    model = AutoModelForCausalLM.from_pretrained(path)
+    lora.adapt(model, lora_config(variant=variant), whole=())
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.05)
+    return model.eval()
+
+
+def logits(model: Any) -> Tensor:
+    tokens = torch.arange(3, 90).view(3, 29)
+    with torch.no_grad():
+        return model(tokens).logits
+
+
+def write(folder: Path, model: Any) -> Path:
+    folder.mkdir()
+    for name, contents in lora.adapter_files(model, lora.trained_tensors(model)).items():
+        (folder / name).write_bytes(contents)
+    return folder
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_merged_weights_say_what_adapters_say(untied_model: Path, variant: str) -> None:
+    model = adapted(untied_model, variant)
+    plain = AutoModelForCausalLM.from_pretrained(untied_model)
+    assert float((logits(plain) - logits(model)).abs().max()) > 0.1, "the adapters do nothing"
+    merged = dict(DeepSpeedSource(model, tied_output=None))
+    assert list(merged) == list(dict(DeepSpeedSource(plain, tied_output=None)))
+    plain.load_state_dict(merged)
+    torch.testing.assert_close(logits(plain), logits(model), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_peft_loads_the_adapters_files(untied_model: Path, tmp_path: Path, variant: str) -> None:
+    model = adapted(untied_model, variant)
+    base = AutoModelForCausalLM.from_pretrained(untied_model)
+    loaded = PeftModel.from_pretrained(base, str(write(tmp_path / "adapter", model)))
+    torch.testing.assert_close(logits(loaded.eval()), logits(model), atol=1e-6, rtol=1e-6)
+    unloaded = loaded.merge_and_unload()  # peft's own merging, against ours
+    for name, tensor in DeepSpeedSource(model, tied_output=None):
+        torch.testing.assert_close(unloaded.state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_names_are_those_that_peft_gives(untied_model: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(untied_model)
+    config = LoraConfig(r=4, use_dora=True, target_modules="all-linear", task_type="CAUSAL_LM")
+    theirs = get_peft_model_state_dict(get_peft_model(base, config))
+    assert sorted(lora.trained_tensors(adapted(untied_model, "dora"))) == sorted(theirs)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_merging_changes_nothing_and_starts_anew(untied_model: Path, variant: str) -> None:
+    model = adapted(untied_model, variant)
+    before = logits(model)
+    lora.merge(model, seed=1)
+    torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=1e-5)
+    with lora.adapters_disabled(model):  # all of it is in the weights now
+        torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=1e-5)
+
+
+def test_without_adapters_the_model_is_the_one_below(untied_model: Path) -> None:
+    model = adapted(untied_model, "dora")
+    base = AutoModelForCausalLM.from_pretrained(untied_model)
+    before = logits(model)
+    with lora.adapters_disabled(model):
+        assert torch.equal(logits(model), logits(base.eval()))
+    assert torch.equal(logits(model), before)
+
+
+def test_a_head_is_trained_in_full_and_saved_for_peft(untied_model: Path, tmp_path: Path) -> None:
+    def classifier() -> Any:
+        torch.manual_seed(0)
+        return AutoModelForSequenceClassification.from_pretrained(
+            untied_model, num_labels=1, pad_token_id=0
+        ).eval()
+
+    model = classifier()
+    lora.adapt(model, lora_config(target_modules=("q_proj",)), whole=("score",))
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert len(trained) == 1 + 2 * model.config.num_hidden_layers
+    assert "score.weight" in trained
+    nn.init.ones_(model.score.weight)
+    loaded = PeftModel.from_pretrained(classifier(), str(write(tmp_path / "adapter", model)))
+    torch.testing.assert_close(logits(loaded.eval()), logits(model))
+
+
+@pytest.mark.parametrize("target", ["qproj", "lm_head", "embed_tokens"])
+def test_a_target_that_cannot_be_is_named_with_those_that_can(
+    untied_model: Path, target: str
+) -> None:
+    config = lora_config(target_modules=("v_proj", target))
+    known = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+    with pytest.raises(ConfigError, match=f"trainer.lora.target_modules: {target}; .*{known}"):
+        lora.check_adapters(model_config(untied_model), config, key="trainer.lora")
+
+
+LAYOUTS = {
+    "lora": ({"variant": "lora"}, {"zero_stage": 1}),
+    "rslora": ({"variant": "rslora"}, {"zero_stage": 2, "gradient_checkpointing": True}),
+    "dora": ({"variant": "dora", "engines": "merged", "dropout": 0.2}, {"zero_stage": 3}),
+}
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def stack(request: pytest.FixtureRequest, tied_model: Path) -> Iterator[Stack]:
+    adapters, changes = LAYOUTS[request.param]
+    spec = launch_spec(tied_model, zero_stage=1)
+    assert spec.policy is not None
+    trainer = trainer_config(**changes, lora=lora_config(**adapters).model_dump())
+    spec = replace(spec, policy=replace(spec.policy, trainer=trainer), reference=spec.model)
+    yield from running_stack(spec)
+
+
+async def difference(stack: Stack, batch: TokenBatch) -> float:
+    """Between what engine and trainer say of the engine's tokens."""
+    assert stack.roles.policy is not None
+    trained = await stack.roles.policy.logprobs(batch)
+    return float((trained - batch.rollout_logprobs).abs().max())
+
+
+@pytest.mark.real_stack
+@pytest.mark.timeout(600)
+def test_updates_reach_the_engine_and_leave_the_reference(stack: Stack) -> None:
+    async def scenario() -> None:
+        policy, reference = stack.roles.policy, stack.roles.reference
+        assert policy is not None
+        assert reference is not None
+        first = await sample_batch(stack, version=1)
+        untouched = await policy.logprobs(first)
+        for version in range(2, 5):
+            batch = await sample_batch(stack, version=version)
+            assert await difference(stack, batch) < 1e-4
+            await policy.update_supervised(demonstrations(batch))
+        assert float((await policy.logprobs(first) - untouched).abs().max()) > 1e-2
+        # New adapters do nothing: at first the policy was its own reference.
+        torch.testing.assert_close(await reference.logprobs(first), untouched, atol=1e-5, rtol=0)
+
+    stack.run(scenario())
+
+
+@pytest.mark.real_stack
+@pytest.mark.timeout(600)
+def test_exported_models_and_adapters_say_what_the_trainer_says(
+    stack: Stack, tmp_path: Path
+) -> None:
+    async def export() -> None:
+        assert stack.roles.policy is not None
+        await stack.roles.policy.export(tmp_path / "export")
+
+    base_path = Path(stack.spec.model.path)
+    stack.run(export())
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "export").eval()
+    base = AutoModelForCausalLM.from_pretrained(base_path).eval()
+    changed = {
+        name.rpartition(".")[0].rpartition(".")[2]
+        for name, tensor in base.state_dict().items()
+        if not torch.equal(tensor, merged.state_dict()[name])
+    }
+    assert changed == {
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+    }  # fmt: skip
+    adapter = tmp_path / "export" / "adapter"
+    config = json.loads((adapter / ADAPTER_CONFIG).read_text())
+    assert config["base_model_name_or_path"] == str(base_path)
+    assert load((adapter / ADAPTER_WEIGHTS).read_bytes())
+    loaded = PeftModel.from_pretrained(base, str(adapter)).eval()
+    torch.testing.assert_close(logits(loaded), logits(merged), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.real_stack
+@pytest.mark.timeout(600)
+def test_resuming_is_exact_and_merging_starts_a_new_round(stack: Stack, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        policy = stack.roles.policy
+        assert policy is not None
+        batch = await sample_batch(stack, version=10)
+        await policy.save(tmp_path / "before")
+        ended = []
+        for _ in range(2):
+            for _ in range(2):
+                await policy.update_supervised(demonstrations(batch))
+            ended.append(await policy.logprobs(batch))
+            await policy.load(tmp_path / "before")
+        assert torch.equal(ended[0], ended[1])
+        before = await policy.logprobs(batch)
+        await policy.merge_adapters()
+        torch.testing.assert_close(await policy.logprobs(batch), before, atol=1e-5, rtol=0)
+        await policy.save(tmp_path / "merged")
+        await policy.update_supervised(demonstrations(batch))
+        after = await policy.logprobs(batch)
+        assert float((after - before).abs().max()) > 1e-2
+        reference = stack.roles.reference
+        assert reference is not None
+        torch.testing.assert_close(await reference.logprobs(batch), before, atol=1e-5, rtol=0)
+        # A checkpoint from before the merge has no such weights: only those after it bring them.
+        await policy.load(tmp_path / "merged")
+        await policy.update_supervised(demonstrations(batch))
+        assert torch.equal(await policy.logprobs(batch), after)
+
+    stack.run(scenario())
