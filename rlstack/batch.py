@@ -191,14 +191,8 @@ class PairBatch(Rows):
     def select_pairs(self, pairs: Tensor) -> Self:
         """The same batch with only `pairs` (int64 [M], indices of pairs), in that order."""
         rows = torch.stack((2 * pairs, 2 * pairs + 1), dim=1).flatten()
-        return replace(
-            self,
-            token_ids=self.token_ids[rows],
-            attention_mask=self.attention_mask[rows],
-            loss_mask=self.loss_mask[rows],
-            margins=self.margins[pairs],
-            features=self.features[rows],
-        )
+        # A tensor has an entry for each row, or one for each pair.
+        return self._map(lambda t: t[rows] if len(t) == self.num_rows else t[pairs])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -51,6 +51,23 @@ def plan_microbatches(
     )
 
 
+def plan_evaluation(
+    lengths: Sequence[int], *, num_ranks: int, max_tokens: int
+) -> tuple[tuple[tuple[tuple[int, ...], bool], ...], ...]:
+    """Like `plan_microbatches` for any number of rows: pairs of row indices and whether they count.
+
+    Where there is not enough for every rank, one repeats a row that another has, and must leave it
+    out of its sums.
+
+    Raises:
+        ValueError: as `plan_microbatches` does, but for the number of rows.
+    """
+    spare = -len(lengths) % num_ranks
+    plan = plan_microbatches([*lengths, *[1] * spare], num_ranks=num_ranks, max_tokens=max_tokens)
+    real = ([[r for r in rows if r < len(lengths)] for rows in batches] for batches in plan)
+    return tuple(tuple((tuple(r or [0]), bool(r)) for r in batches) for batches in real)
+
+
 def _balance(lengths: Sequence[int], *, num_bins: int) -> list[tuple[int, ...]]:
     """Longest-processing-time assignment of all rows to `num_bins` non-empty bins."""
     bins: list[list[int]] = [[] for _ in range(num_bins)]
