@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlstack.types import Group, JudgedResponse, PreferencePair
+from rlstack.types import Demonstration, Group, JudgedResponse, PreferencePair
 
 
 def _check(batch: object, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -263,7 +263,7 @@ def collate_pairs(pairs: Sequence[PreferencePair], *, pad_token_id: int) -> Pair
         raise ValueError(f"collate_pairs: pairs with {sorted(sizes)} features in one batch")
     rows = _padded(
         [
-            (pair.prompt_ids, response)
+            _response_row(pair.prompt_ids, response)
             for pair in pairs
             for response in (pair.chosen_ids, pair.rejected_ids)
         ],
@@ -287,7 +287,10 @@ def collate_judged(responses: Sequence[JudgedResponse], *, pad_token_id: int) ->
     Raises:
         ValueError: if there is none.
     """
-    rows = _padded([(r.prompt_ids, r.response_ids) for r in responses], pad_token_id=pad_token_id)
+    rows = _padded(
+        [_response_row(r.prompt_ids, r.response_ids) for r in responses],
+        pad_token_id=pad_token_id,
+    )
     return JudgedBatch(
         token_ids=rows.token_ids,
         attention_mask=rows.attention_mask,
@@ -297,24 +300,49 @@ def collate_judged(responses: Sequence[JudgedResponse], *, pad_token_id: int) ->
     )
 
 
+def collate_demonstrations(
+    demonstrations: Sequence[Demonstration], *, pad_token_id: int
+) -> SFTBatch:
+    """Right-pad demonstrations into one batch.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    rows = _padded([(d.token_ids, d.loss_mask) for d in demonstrations], pad_token_id=pad_token_id)
+    return SFTBatch(
+        token_ids=rows.token_ids,
+        attention_mask=rows.attention_mask,
+        loss_mask=rows.loss_mask,
+        num_loss_tokens=int(rows.loss_mask.sum()),
+    )
+
+
+def _response_row(
+    prompt_ids: NDArray[np.int64], response_ids: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Tokens of both, int64 [L], and bool [L]: True on the response."""
+    return (
+        np.concatenate((prompt_ids, response_ids)),
+        np.arange(len(prompt_ids) + len(response_ids)) >= len(prompt_ids),
+    )
+
+
 def _padded(
-    rows: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], *, pad_token_id: int
+    rows: Sequence[tuple[NDArray[np.int64], NDArray[np.bool_]]], *, pad_token_id: int
 ) -> Rows:
-    """Rows of (prompt, response): both right-padded, the responses' tokens train."""
+    """Rows of (token_ids, loss_mask), right-padded."""
     if not rows:
         raise ValueError("nothing to make a batch of")
-    shape = (len(rows), max(len(prompt) + len(response) for prompt, response in rows))
-    token_ids = np.full(shape, pad_token_id, dtype=np.int64)
+    shape = (len(rows), max(len(token_ids) for token_ids, _ in rows))
+    padded = np.full(shape, pad_token_id, dtype=np.int64)
     attention_mask = np.zeros(shape, dtype=np.bool_)
     loss_mask = np.zeros(shape, dtype=np.bool_)
-    for index, (prompt, response) in enumerate(rows):
-        start, end = len(prompt), len(prompt) + len(response)
-        token_ids[index, :start] = prompt
-        token_ids[index, start:end] = response
-        attention_mask[index, :end] = True
-        loss_mask[index, start:end] = True
+    for index, (token_ids, trains) in enumerate(rows):
+        padded[index, : len(token_ids)] = token_ids
+        attention_mask[index, : len(token_ids)] = True
+        loss_mask[index, : len(token_ids)] = trains
     return Rows(
-        token_ids=torch.from_numpy(token_ids),
+        token_ids=torch.from_numpy(padded),
         attention_mask=torch.from_numpy(attention_mask),
         loss_mask=torch.from_numpy(loss_mask),
     )

@@ -24,14 +24,15 @@ class RunState:
 
     step: int
     """Steps completed."""
-    policy_version: int
-    kl_coef: float
-    """Of the next step."""
     sampler: dict[str, Any]
     best_value: float | None
     best_step: int | None
     versions: dict[str, str]
     """Library versions that wrote it."""
+    policy_version: int = 0
+    """Updates that the engines have seen; 0 where there are no engines."""
+    kl_coef: float = 0.0
+    """Of the next step of reinforcement learning."""
 
 
 class Checkpoints:
@@ -88,6 +89,13 @@ class Checkpoints:
                 "set checkpoint.every so that there is one next time"
             )
         return self.path(steps[-1]), load_state(self.path(steps[-1]))
+
+
+def improves(metric: str, value: float, best: float | None) -> bool:
+    """Whether `value` beats `best`: of a loss the lower one, of everything else the higher one."""
+    if best is None:
+        return True
+    return value < best if metric.endswith("loss") else value > best
 
 
 async def write_folder(final: Path, write: Callable[[Path], Awaitable[None]]) -> None:

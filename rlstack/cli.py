@@ -26,7 +26,8 @@ from rlstack.command_line import (
 from rlstack.config.base import RunSchema
 from rlstack.config.load import parse
 from rlstack.config.resume import resumed_values
-from rlstack.config.run import EvalConfig, RLConfig, SFTConfig
+from rlstack.config.run import EvalConfig, RLConfig
+from rlstack.config.supervised import SFTConfig
 from rlstack.errors import (
     CheckpointError,
     ConfigError,
@@ -50,12 +51,14 @@ usage: rlstack COMMAND [key=value ...]
   rewards      list the rewards, test one on rows of yours, write a new one: rlstack rewards -h
 
 rl, sft and eval are Hydra apps: --help lists their groups, --cfg job prints the configuration,
---multirun sweeps. rlstack rl resume=RUN_DIR continues a run.
+--multirun sweeps. rlstack rl resume=RUN_DIR, and the same with sft, continues a run.
 eval "$(rlstack -sc install=bash)" turns on completion (zsh: =bash too; fish: =fish)."""
 
 HELP = ("--help", "-h")
 
 SCHEMAS: dict[str, type[RunSchema]] = {"rl": RLConfig, "sft": SFTConfig, "eval": EvalConfig}
+
+RESUMABLE = ("rl", "sft")
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -117,13 +120,13 @@ def _complete(answer: Completion) -> None:
 
 
 def _stage(name: str, arguments: list[str]) -> None:
-    run_dir = resume_target(arguments) if name == "rl" else None
+    run_dir = resume_target(arguments) if name in RESUMABLE else None
     if run_dir is None:
         _hydra_app(name, hydra_arguments(arguments, schema=SCHEMAS[name]))
         return
     # The saved configuration is already composed, and no new run directory must be made.
     overrides = [argument for argument in arguments if not argument.startswith("resume=")]
-    _run_stage(name, parse(RLConfig, resumed_values(run_dir, overrides)))
+    _run_stage(name, parse(SCHEMAS[name], resumed_values(run_dir, overrides)))
 
 
 def _hydra_app(name: str, arguments: list[str]) -> None:
@@ -151,7 +154,7 @@ def _run_stage(name: str, config: Any) -> None:
         case "sft":
             from rlstack.stages import sft
 
-            print(f"model: {sft.run(config)}")
+            print(f"report: {sft.run(config).report}")
         case "eval":
             from rlstack.stages import evaluate
 
@@ -226,7 +229,7 @@ def _explain(error: Exception) -> NoReturn:
     if isinstance(error, OSError):
         if error.errno not in FULL_DISK:
             raise error
-        _fail(f"{error}; free some space; a run of rl continues with rlstack rl resume=RUN_DIR")
+        _fail(f"{error}; free some space; a run continues with resume=RUN_DIR")
     _fail(str(error))
 
 

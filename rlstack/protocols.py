@@ -1,8 +1,8 @@
 """What the controller needs from each role. The real roles are Ray worker groups in `workers`."""
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -15,11 +15,28 @@ from rlstack.types import GenerationRequest, Phase, RewardRequest, Rollout, Samp
 class Tokenizer(Protocol):
     """The part of a Hugging Face tokenizer that the data layer uses."""
 
+    def __call__(
+        self, text: str, *, add_special_tokens: bool, return_offsets_mapping: bool
+    ) -> Mapping[str, Any]: ...
+
     def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
 
     def apply_chat_template(
-        self, conversation: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool
-    ) -> str: ...
+        self,
+        conversation: list[dict[str, str]],
+        tokenize: bool,
+        add_generation_prompt: bool,
+        return_dict: bool = ...,
+        return_assistant_tokens_mask: bool = ...,
+        tokenizer_kwargs: dict[str, Any] | None = ...,
+    ) -> Any:
+        """Text; with `tokenize` and `return_dict`, a mapping."""
+        ...
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether it knows where in the text a token comes from."""
+        ...
 
     @property
     def chat_template(self) -> str | None: ...

@@ -61,7 +61,7 @@ CHARTS = (
     ),
     Chart(title="Gradient norm", metrics=("policy/grad_norm",)),
     Chart(title="Clipped tokens (share)", metrics=("policy/clip_fraction_*",)),
-    Chart(title="Supervised loss (nats per token)", metrics=("sft/loss",)),
+    Chart(title="Supervised loss (nats per token)", metrics=("sft/loss", "eval/loss")),
     Chart(title="Memory (GiB)", metrics=("memory/*_gib",)),
     Chart(title="Seconds per step", metrics=("time/step_s",)),
 )

@@ -19,6 +19,7 @@ KEY_METRICS = {
     "reward/mean": "reward",
     "eval/pass@1": "held-out",
     "sft/loss": "loss",
+    "eval/loss": "held-out loss",
     "policy/entropy": "entropy",
     "rollout/response_tokens": "tokens",
     "policy/grad_norm": "grad",

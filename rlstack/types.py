@@ -94,6 +94,23 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Demonstration:
+    """A conversation to learn from.
+
+    token_ids: int64 [L], chat template included. loss_mask: bool [L], True on what the assistant
+    wrote, the ends of its turns and of the sequence included.
+    """
+
+    prompt_id: str
+    data_source: str
+    text: str
+    """All but the last turn, rendered."""
+    token_ids: NDArray[np.int64]
+    loss_mask: NDArray[np.bool_]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PreferencePair:
     """A prompt and two tokenized responses to it, of which `chosen` is the better one.
 

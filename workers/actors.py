@@ -71,6 +71,9 @@ class PolicyActor(_TrainerActor):
     def update_supervised(self, batch: SFTBatch) -> Metrics:
         return self.rank.update_supervised(batch)
 
+    def evaluate_supervised(self, batch: SFTBatch) -> Metrics:
+        return self.rank.evaluate_supervised(batch)
+
     def connect(
         self, transport: Transport, *, engines: list[ActorHandle], workers_per_engine: int
     ) -> None:

@@ -95,6 +95,10 @@ class PolicyGroup(TrainerGroup):
         """One optimizer step on demonstrations."""
         return await self.step("update_supervised", batch)
 
+    async def evaluate_supervised(self, batch: SFTBatch) -> Metrics:
+        """Loss and accuracy of demonstrations that are not learned from."""
+        return merge(await self.all("evaluate_supervised", ray.put(batch)))
+
     async def connect(
         self, transport: Transport, *, engines: Sequence[ActorHandle], workers_per_engine: int
     ) -> None:

@@ -30,28 +30,44 @@ class ChunkedHead(nn.Module):
         self.chunk_tokens = chunk_tokens
 
     def forward(
-        self, hidden: Tensor, targets: Tensor, *, temperature: float, entropy_gradient: bool
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        *,
+        temperature: float,
+        entropy_gradient: bool,
+        greedy: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Logprobs of `targets` int64 [N] and entropy, float32 [N], from `hidden` [N, D]."""
+        """Logprobs of `targets` int64 [N] and entropy, float32 [N], from `hidden` [N, D].
+
+        With `greedy` 1 where the target is the likeliest token, else 0, in place of the entropy.
+        """
         num_tokens = len(targets)
         recompute = torch.is_grad_enabled() and num_tokens > self.chunk_tokens
         parts = []
         for start in range(0, max(num_tokens, 1), self.chunk_tokens):
             chunk = slice(start, start + self.chunk_tokens)
-            arguments = (hidden[chunk], targets[chunk], temperature, entropy_gradient)
+            arguments = (hidden[chunk], targets[chunk], temperature, entropy_gradient, greedy)
             if recompute:
                 parts.append(checkpoint(self._chunk, *arguments, use_reentrant=False))
             else:
                 parts.append(self._chunk(*arguments))
-        logprobs, entropies = zip(*parts, strict=True)
-        return torch.cat(logprobs), torch.cat(entropies)
+        logprobs, statistics = zip(*parts, strict=True)
+        return torch.cat(logprobs), torch.cat(statistics)
 
     def _chunk(
-        self, hidden: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        temperature: float,
+        entropy_gradient: bool,
+        greedy: bool,
     ) -> tuple[Tensor, Tensor]:
         logits = functional.linear(hidden, self.weight, self.bias).float() / temperature
         normalizer = logits.logsumexp(dim=-1)
         logprobs = logits.gather(1, targets.unsqueeze(1)).squeeze(1) - normalizer
+        if greedy:
+            return logprobs, (logits.argmax(dim=-1) == targets).float()
         with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
             distribution = logits.softmax(dim=-1)
             entropy = normalizer - (distribution * logits).sum(dim=-1)
@@ -67,15 +83,24 @@ class TokenLogprobs(nn.Module):
         self.head = ChunkedHead(model.get_output_embeddings(), chunk_tokens=chunk_tokens)
 
     def forward(
-        self, packed: PackedRows, *, temperature: float, entropy_gradient: bool = False
+        self,
+        packed: PackedRows,
+        *,
+        temperature: float,
+        entropy_gradient: bool = False,
+        greedy: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Logprobs and entropy of the loss tokens, float32 [N], nats, at `temperature`."""
+        """Logprobs and entropy of the loss tokens, float32 [N], nats, at `temperature`.
+
+        With `greedy` 1 where a loss token is the likeliest, else 0, in place of the entropy.
+        """
         hidden = last_hidden(self.model, packed)
         return self.head(
             hidden.index_select(0, packed.predictors),
             packed.targets,
             temperature=temperature,
             entropy_gradient=entropy_gradient,
+            greedy=greedy,
         )
 
 

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from rlstack.errors import ConfigError
 
-CHANGEABLE = ("total_steps", "ray_address", "tracking.")
+CHANGEABLE = ("total_steps", "epochs", "ray_address", "tracking.")
 """What may differ from the first start: a longer run, another cluster, other sinks."""
 
 
@@ -25,7 +25,7 @@ def resumed_values(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
     if wrong:
         raise ConfigError(
             f"resume: a run continues with the configuration it was started with; leave out "
-            f"{', '.join(wrong)} (only total_steps, ray_address and tracking.* may change)"
+            f"{', '.join(wrong)} (only total_steps, epochs, ray_address and tracking.* may change)"
         )
     merged = OmegaConf.merge(
         OmegaConf.create(yaml.safe_load(saved.read_text())), OmegaConf.from_dotlist(overrides)

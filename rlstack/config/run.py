@@ -1,4 +1,4 @@
-"""The whole configuration of each command, and the checks that span groups."""
+"""The whole configuration of `rl` and `eval`, and the checks that span groups."""
 
 from pydantic import Field
 
@@ -10,6 +10,8 @@ from rlstack.config.algorithm import (
     ReMaxAdvantage,
 )
 from rlstack.config.base import Frozen, Problem, RunSchema
+from rlstack.config.checkpoint import CheckpointConfig
+from rlstack.config.checks import nothing_to_train_on, trainer_problems
 from rlstack.config.data import DataConfig
 from rlstack.config.model import ModelConfig
 from rlstack.config.placement import PlacementConfig
@@ -28,17 +30,6 @@ class EvaluationConfig(Frozen):
     temperature: float = Field(ge=0)
     top_p: float = Field(gt=0, le=1)
     max_response_tokens: int = Field(ge=1)
-
-
-class CheckpointConfig(Frozen):
-    """Run state on disk; `keep_best` names an evaluation metric whose best step is kept too."""
-
-    every: int = Field(ge=0)
-    """Steps between checkpoints; 0: only at the end."""
-    keep_last: int = Field(ge=1)
-    keep_best: str | None
-    export: bool
-    """Also write the final policy in Hugging Face format, to RUN_DIR/export."""
 
 
 class RLConfig(RunSchema):
@@ -71,47 +62,13 @@ class RLConfig(RunSchema):
             *_correction_problems(self.algorithm),
             *_evaluation_problems(self),
             *self.reward.problems(),
-            *_trainer_problems(
+            *trainer_problems(
                 self.trainer,
                 self.placement,
                 longest_row=self.data.max_prompt_tokens + self.rollout.max_response_tokens,
                 row_keys=("data.max_prompt_tokens", "rollout.max_response_tokens"),
             ),
         ]
-
-
-class SFTConfig(RunSchema):
-    """`rlstack sft`: supervised training on the responses of `data.train`."""
-
-    seed: int = Field(ge=0)
-    total_steps: int = Field(ge=1)
-    run_dir: str
-    ray_address: str | None
-    model: ModelConfig
-    data: DataConfig
-    """`prompts_per_step` demonstrations make one optimizer step."""
-    placement: PlacementConfig
-    trainer: TrainerConfig
-    max_response_tokens: int = Field(ge=1)
-    """A demonstration with a longer response is a bad row."""
-    tracking: TrackingConfig
-
-    def problems(self) -> list[Problem]:
-        """Impossible combinations of keys that are right by themselves."""
-        found = _nothing_to_train_on(self.data)
-        rows, ranks = self.data.prompts_per_step, self.placement.trainer_ranks
-        if rows % ranks:
-            text = (
-                f"{ranks} does not divide the {rows} demonstrations of a step "
-                "(data.prompts_per_step); choose a divisor"
-            )
-            found.append(Problem(("placement.trainer_ranks", "data.prompts_per_step"), text))
-        return found + _trainer_problems(
-            self.trainer,
-            self.placement,
-            longest_row=self.data.max_prompt_tokens + self.max_response_tokens,
-            row_keys=("data.max_prompt_tokens", "max_response_tokens"),
-        )
 
 
 class EvalConfig(RunSchema):
@@ -137,12 +94,8 @@ class EvalConfig(RunSchema):
         return found + self.reward.problems()
 
 
-def _nothing_to_train_on(data: DataConfig) -> list[Problem]:
-    return [] if data.train else [Problem(("data.train",), "is empty; name at least one source")]
-
-
 def _batch_problems(config: RLConfig) -> list[Problem]:
-    found = _nothing_to_train_on(config.data)
+    found = nothing_to_train_on(config.data)
     updates, ranks = config.algorithm.updates_per_epoch, config.placement.trainer_ranks
     rows = config.data.prompts_per_step * config.rollout.num_samples
     keys = ("algorithm.updates_per_epoch", "data.prompts_per_step", "rollout.num_samples")
@@ -249,34 +202,3 @@ def _sampling_problems(evaluation: EvaluationConfig) -> list[Problem]:
         "evaluation.temperature above 0"
     )
     return [Problem(("evaluation.num_samples", "evaluation.temperature"), text)]
-
-
-def _trainer_problems(
-    trainer: TrainerConfig,
-    placement: PlacementConfig,
-    *,
-    longest_row: int,
-    row_keys: tuple[str, str],
-) -> list[Problem]:
-    found: list[Problem] = []
-    if trainer.max_tokens_per_microbatch < longest_row:
-        text = (
-            f"{trainer.max_tokens_per_microbatch} is less than the longest possible row, "
-            f"{longest_row} tokens ({' + '.join(row_keys)}); raise it to at least that"
-        )
-        found.append(Problem(("trainer.max_tokens_per_microbatch", *row_keys), text))
-    parameters, optimizer, stage = (
-        "trainer.offload_parameters",
-        "trainer.offload_optimizer",
-        "trainer.zero_stage",
-    )
-    if trainer.offload_parameters and trainer.zero_stage != 3:
-        text = f"needs trainer.zero_stage=3, got {trainer.zero_stage}"
-        found.append(Problem((parameters, stage), text))
-    if trainer.offload_optimizer and trainer.zero_stage == 0:
-        found.append(Problem((optimizer, stage), "needs trainer.zero_stage of 1, 2 or 3, got 0"))
-    if placement.device == "cpu" and (trainer.offload_optimizer or trainer.offload_parameters):
-        key = optimizer if trainer.offload_optimizer else parameters
-        text = "moves state off a GPU; with placement.device=cpu set it to false"
-        found.append(Problem((key, "placement.device"), text))
-    return found

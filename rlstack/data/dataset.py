@@ -1,4 +1,4 @@
-"""Configured sources to datasets of prompts or demonstrations, with an account of skipped rows."""
+"""Configured sources to datasets, with an account of skipped rows; those of prompts."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlstack.config.data import DataConfig, SourceConfig
-from rlstack.data.rendering import encode_response, render_prompt
+from rlstack.data.rendering import render_prompt
 from rlstack.data.schemas import RowKind
 from rlstack.data.sources import BadRow, LocatedExample, read_examples, source_name
+from rlstack.data.turns import encode_turn
 from rlstack.data.values import RowError
 from rlstack.errors import DataError
 from rlstack.types import Example, Prompt
@@ -44,23 +45,6 @@ class Sample(Protocol):
 
 SampleT = TypeVar("SampleT", bound=Sample)
 SampleT_co = TypeVar("SampleT_co", bound=Sample, covariant=True)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Demonstration:
-    """A prompt and the response to learn from.
-
-    prompt_ids: int64 [P], chat template and generation prompt included.
-    response_ids: int64 [R], end-of-sequence token included.
-    """
-
-    prompt_id: str
-    data_source: str
-    text: str
-    """The rendered prompt."""
-    prompt_ids: NDArray[np.int64]
-    response_ids: NDArray[np.int64]
-    metadata: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,40 +109,6 @@ def load_prompts(
     return load_samples(sources, build, config=config)
 
 
-def load_demonstrations(
-    sources: Sequence[SourceConfig],
-    tokenizer: "Tokenizer",
-    *,
-    config: DataConfig,
-    max_response_tokens: int,
-) -> Dataset[Demonstration]:
-    """Like `load_prompts`, with the rows' responses; a row without one is a bad row.
-
-    Raises:
-        DataError: if a source cannot be read, or naming every bad row that `config` does not skip.
-    """
-
-    def build(example: Example) -> Demonstration:
-        if not example.response:
-            raise RowError(
-                "no response",
-                "supervised training needs one: a column response or completion, a final assistant "
-                "turn, or columns.response",
-            )
-        prompt = checked_prompt(example, tokenizer, config)
-        response_ids = checked_response(example.response, tokenizer, max_response_tokens)
-        return Demonstration(
-            prompt_id=prompt.prompt_id,
-            data_source=prompt.data_source,
-            text=prompt.text,
-            prompt_ids=prompt.token_ids,
-            response_ids=response_ids,
-            metadata=prompt.metadata,
-        )
-
-    return load_samples(sources, build, config=config)
-
-
 def checked_prompt(example: Example, tokenizer: "Tokenizer", config: DataConfig) -> Prompt:
     """The prompt of a row, rendered, if it is not too long."""
     prompt = render_prompt(example, tokenizer=tokenizer, system_prompt=config.system_prompt)
@@ -172,11 +122,16 @@ def checked_prompt(example: Example, tokenizer: "Tokenizer", config: DataConfig)
     return prompt
 
 
-def checked_response(
-    response: str, tokenizer: "Tokenizer", max_tokens: int, *, name: str = "response"
+def checked_turn(
+    prompt: Prompt,
+    response: str,
+    tokenizer: "Tokenizer",
+    *,
+    max_tokens: int,
+    name: str = "response",
 ) -> NDArray[np.int64]:
-    """int64 [R], with the end of sequence, if it is not too long; `name` is the error's word."""
-    token_ids = encode_response(response, tokenizer=tokenizer)
+    """int64 [R]: see `encode_turn`, if it is not too long; `name` is the error's word for it."""
+    token_ids = encode_turn(prompt, response, tokenizer=tokenizer)
     if len(token_ids) > max_tokens:
         raise RowError(
             f"{name} too long",

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlstack.config.data import DataConfig, SourceConfig
-from rlstack.data.dataset import Dataset, checked_prompt, checked_response, load_samples
+from rlstack.data.dataset import Dataset, checked_prompt, checked_turn, load_samples
 from rlstack.data.schemas import RowKind
 from rlstack.data.values import RowError, show
-from rlstack.types import Example, JudgedResponse, PreferencePair
+from rlstack.types import Example, JudgedResponse, PreferencePair, Prompt
 
 if TYPE_CHECKING:  # rlstack.protocols imports torch
     from rlstack.protocols import Tokenizer
@@ -38,7 +38,7 @@ def load_preferences(
             raise RowError("not a preference row", _expected(example, "chosen and rejected"))
         prompt = checked_prompt(example, tokenizer, config)
         chosen, rejected = (
-            _response(text, tokenizer, max_response_tokens, name=f"{name} response")
+            _turn(prompt, text, tokenizer, max_response_tokens, name=f"{name} response")
             for name, text in (("chosen", comparison.chosen), ("rejected", comparison.rejected))
         )
         if np.array_equal(chosen, rejected):
@@ -95,9 +95,7 @@ def load_judged_responses(
             text=prompt.text,
             response=example.response,
             prompt_ids=prompt.token_ids,
-            response_ids=_response(
-                example.response, tokenizer, max_response_tokens, name="response"
-            ),
+            response_ids=_turn(prompt, example.response, tokenizer, max_response_tokens),
             desirable=example.desirable,
             metadata=prompt.metadata,
         )
@@ -105,12 +103,17 @@ def load_judged_responses(
     return load_samples(sources, build, config=config, kind=RowKind.JUDGED)
 
 
-def _response(
-    text: str, tokenizer: "Tokenizer", max_tokens: int, *, name: str
+def _turn(
+    prompt: Prompt,
+    response: str,
+    tokenizer: "Tokenizer",
+    max_tokens: int,
+    *,
+    name: str = "response",
 ) -> NDArray[np.int64]:
-    if not text.strip():
+    if not response.strip():
         raise RowError(f"empty {name}", "it holds no text; remove the row")
-    return checked_response(text, tokenizer, max_tokens, name=name)
+    return checked_turn(prompt, response, tokenizer, max_tokens=max_tokens, name=name)
 
 
 def _expected(example: Example, columns: str) -> str:

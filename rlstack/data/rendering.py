@@ -1,9 +1,8 @@
-"""Examples to token ids: the system prompt, the chat template and the demonstration."""
+"""Examples to prompts: the system prompt, the chat template and their tokens."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rlstack.data.values import RowError
 from rlstack.types import Example, Message, Prompt
@@ -35,7 +34,11 @@ def render_prompt(example: Example, *, tokenizer: "Tokenizer", system_prompt: st
     else:
         messages = _with_system(example.messages, system_prompt)
         templated = tokenizer.chat_template is not None
-        text = _apply_template(messages, tokenizer) if templated else _plain(messages)
+        text = (
+            apply_template(messages, tokenizer, add_generation_prompt=True)
+            if templated
+            else _plain(messages)
+        )
     token_ids = tokenizer.encode(text, add_special_tokens=not templated)
     if not token_ids:
         raise RowError("empty prompt", "nothing is left to tokenize; remove the row")
@@ -51,14 +54,6 @@ def render_prompt(example: Example, *, tokenizer: "Tokenizer", system_prompt: st
     )
 
 
-def encode_response(response: str, *, tokenizer: "Tokenizer") -> NDArray[np.int64]:
-    """int64 [R], with exactly one end-of-sequence token, at the end."""
-    token_ids = tokenizer.encode(response, add_special_tokens=False)
-    if not token_ids or token_ids[-1] != tokenizer.eos_token_id:
-        token_ids = [*token_ids, tokenizer.eos_token_id]
-    return np.array(token_ids, dtype=np.int64)
-
-
 def _with_system(messages: tuple[Message, ...], system_prompt: str | None) -> tuple[Message, ...]:
     if system_prompt is None:
         return messages
@@ -66,7 +61,14 @@ def _with_system(messages: tuple[Message, ...], system_prompt: str | None) -> tu
     return (Message(role="system", content=system_prompt), *others)
 
 
-def _apply_template(messages: tuple[Message, ...], tokenizer: "Tokenizer") -> str:
+def apply_template(
+    messages: tuple[Message, ...], tokenizer: "Tokenizer", *, add_generation_prompt: bool
+) -> str:
+    """The conversation as text.
+
+    Raises:
+        RowError: if the chat template refuses it.
+    """
     # Templates are Jinja, and refuse conversations they cannot write by raising its errors.
     from jinja2 import TemplateError
 
@@ -74,7 +76,7 @@ def _apply_template(messages: tuple[Message, ...], tokenizer: "Tokenizer") -> st
         return tokenizer.apply_chat_template(
             [{"role": message.role, "content": message.content} for message in messages],
             tokenize=False,
-            add_generation_prompt=True,
+            add_generation_prompt=add_generation_prompt,
         )
     except TemplateError as error:
         roles = ", ".join(message.role for message in messages)

@@ -17,7 +17,7 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in LIBRARIES}
 
 
-def check_unused(run_dir: Path) -> None:
+def check_unused(run_dir: Path, *, command: str) -> None:
     """A new run must not be written into an old one's files.
 
     Raises:
@@ -26,7 +26,7 @@ def check_unused(run_dir: Path) -> None:
     metrics = run_dir / "metrics.jsonl"
     if metrics.exists() and metrics.stat().st_size:
         raise ConfigError(
-            f"run_dir: {run_dir} holds a run already; continue it with rlstack rl "
+            f"run_dir: {run_dir} holds a run already; continue it with rlstack {command} "
             f"resume={run_dir}, or choose another run_dir"
         )
 

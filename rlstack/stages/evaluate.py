@@ -93,5 +93,5 @@ def resolve_model(model: ModelConfig) -> ModelConfig:
         return model.model_copy(update={"path": str(path / "export")})
     raise ConfigError(
         f"model.path: run directory {path} has no export/ yet; finish the run "
-        f"(rlstack rl resume={path}) with checkpoint.export=true, or name a model folder"
+        f"(resume={path}) with checkpoint.export=true, or name a model folder"
     )

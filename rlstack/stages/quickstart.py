@@ -14,7 +14,8 @@ from hydra import compose, initialize_config_module
 from rlstack.command_line import plain_values
 from rlstack.config.data import ReasoningGymSource
 from rlstack.config.load import parse
-from rlstack.config.run import RLConfig, SFTConfig
+from rlstack.config.run import RLConfig
+from rlstack.config.supervised import SFTConfig
 from rlstack.stages import rl, sft
 from rlstack.stages.demo_model import build_demo_model, write_demonstrations
 

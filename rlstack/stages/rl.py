@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rlstack.checkpoint import Checkpoints, RunState, write_folder
+from rlstack.checkpoint import Checkpoints, RunState, improves, write_folder
 from rlstack.config.load import dump
 from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles
@@ -44,7 +44,7 @@ def run(config: RLConfig) -> RunSummary:
 async def _run(config: RLConfig) -> RunSummary:
     run_dir = Path(config.run_dir)
     if config.resume is None:
-        check_unused(run_dir)
+        check_unused(run_dir, command="rl")
     # Everything a user can get wrong is checked here, before any process starts.
     spec = launch_spec(config)
     check_model(config.model)
@@ -169,7 +169,7 @@ class Training:
         metric = self.config.checkpoint.keep_best
         if metric is None or metric not in values:
             return
-        if self.best_value is None or values[metric] > self.best_value:
+        if improves(metric, values[metric], self.best_value):
             self.best_value, self.best_step = values[metric], step
 
     async def _save(self) -> None:

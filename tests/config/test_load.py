@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from rlstack.config.algorithm import GSPOLoss, PPOClipLoss
 from rlstack.config.load import dump, parse
-from rlstack.config.run import EvalConfig, RLConfig, RunSchema, SFTConfig
+from rlstack.config.run import EvalConfig, RLConfig, RunSchema
+from rlstack.config.supervised import SFTConfig
 from rlstack.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"

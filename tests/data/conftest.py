@@ -21,6 +21,14 @@ class CharTokenizer:
     chat_template: str | None = None
     eos_token_id: int = EOS
     pad_token_id: int | None = None
+    is_fast: bool = True
+
+    def __call__(
+        self, text: str, *, add_special_tokens: bool, return_offsets_mapping: bool
+    ) -> dict[str, list[tuple[int, int]]]:
+        assert return_offsets_mapping
+        assert not add_special_tokens
+        return {"offset_mapping": [(index, index + 1) for index in range(len(text))]}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [BOS] * add_special_tokens + [ord(character) for character in text]

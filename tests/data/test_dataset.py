@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rlstack.config.data import DataConfig, FileSource, ReasoningGymSource
-from rlstack.data.dataset import load_demonstrations, load_prompts
+from rlstack.config.data import DataConfig, FileSource
+from rlstack.data.dataset import load_prompts
 from rlstack.errors import DataError
 
 if TYPE_CHECKING:
@@ -160,59 +160,3 @@ def test_system_prompt_reaches_the_template(
     config = make_config(system_prompt="Add.")
     [prompt] = load_prompts([source(path)], chat_tokenizer, config=config).prompts
     assert prompt.text == "<system>Add.<user>c<assistant>"
-
-
-def test_demonstrations(
-    write_jsonl: WriteJsonl, make_config: MakeConfig, chat_tokenizer: "Tokenizer"
-) -> None:
-    turns = [{"role": "user", "content": "c"}, {"role": "assistant", "content": "de"}]
-    path = write_jsonl({"messages": turns, "level": 3})
-    [sample] = load_demonstrations(
-        [source(path)], chat_tokenizer, config=make_config(), max_response_tokens=3
-    ).prompts
-    assert bytes(sample.prompt_ids.tolist()).decode() == "<user>c<assistant>"
-    assert sample.response_ids.tolist() == [ord("d"), ord("e"), 0]
-    assert (sample.prompt_id, sample.data_source) == ("rows:1", "rows")
-    assert sample.metadata == {"level": 3}
-
-
-def test_demonstrations_that_are_bad_rows(
-    write_jsonl: WriteJsonl, make_config: MakeConfig, chat_tokenizer: "Tokenizer"
-) -> None:
-    path = write_jsonl(
-        {"prompt": "a", "response": "b"},
-        {"prompt": "a"},
-        {"prompt": "a", "response": ""},
-        {"prompt": "a", "response": "bcd"},
-    )
-    config = make_config()
-    with pytest.raises(DataError) as caught:
-        load_demonstrations([source(path)], chat_tokenizer, config=config, max_response_tokens=3)
-    lines = str(caught.value).splitlines()
-    assert lines[0] == "3 bad rows:"
-    assert lines[1].startswith(f"  {path}:2: no response: supervised training needs one")
-    assert lines[2].startswith(f"  {path}:3: no response: ")
-    assert lines[3] == (
-        f"  {path}:4: response too long: 4 tokens with the end of sequence; max_response_tokens "
-        "is 3: raise it or shorten the response"
-    )
-    kept = load_demonstrations(
-        [source(path)],
-        chat_tokenizer,
-        config=make_config(on_bad_row="skip"),
-        max_response_tokens=3,
-    )
-    assert kept.skipped.counts == {"no response": 2, "response too long": 1}
-
-
-def test_reasoning_gym_demonstrations_end_in_the_answer(
-    make_config: MakeConfig, plain_tokenizer: "Tokenizer"
-) -> None:
-    gym = ReasoningGymSource(type="reasoning_gym", task="chain_sum", size=4, seed=1)
-    dataset = load_demonstrations(
-        [gym], plain_tokenizer, config=make_config(), max_response_tokens=30
-    )
-    for sample in dataset.prompts:
-        entry = sample.metadata["reasoning_gym"]["entry"]
-        expected = [*(ord(character) for character in entry["answer"]), 0]
-        assert sample.response_ids.tolist() == expected

@@ -8,7 +8,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from rlstack.data.rendering import encode_response, render_prompt
+from rlstack.data.rendering import render_prompt
 from rlstack.data.values import RowError
 from rlstack.types import Example, Message
 
@@ -86,15 +86,6 @@ def test_template_errors_name_the_turns(chat_tokenizer: "Tokenizer") -> None:
         render_prompt(example(USER, tool), tokenizer=chat_tokenizer, system_prompt=None)
 
 
-@pytest.mark.parametrize("response", ["42", "42\0"])
-def test_a_response_ends_in_one_end_of_sequence(
-    plain_tokenizer: "Tokenizer", response: str
-) -> None:
-    token_ids = encode_response(response, tokenizer=plain_tokenizer)
-    assert token_ids.tolist() == [*codes("42"), 0]
-    assert token_ids.dtype == np.int64
-
-
 @pytest.fixture
 def word_tokenizer() -> PreTrainedTokenizerFast:
     """A real tokenizer with a BOS post-processor and a ChatML-like template that refuses roles."""
@@ -125,7 +116,6 @@ def test_real_tokenizer_has_one_bos_with_and_without_template(
     assert chat.token_ids.tolist() == [1, 3, 5, 6, 7, 0, 4, 5]
     text = render_prompt(example(text="one two"), tokenizer=word_tokenizer, system_prompt=None)
     assert text.token_ids.tolist() == [1, 6, 7]
-    assert encode_response("two", tokenizer=word_tokenizer).tolist() == [7, 0]
 
 
 def test_real_template_refuses_a_system_turn(word_tokenizer: PreTrainedTokenizerFast) -> None:

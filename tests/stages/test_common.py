@@ -9,9 +9,9 @@ from rlstack.stages.common import check_unused
 
 
 def test_a_used_run_directory_is_refused(tmp_path: Path) -> None:
-    check_unused(tmp_path)
+    check_unused(tmp_path, command="sft")
     (tmp_path / "metrics.jsonl").touch()
-    check_unused(tmp_path)
+    check_unused(tmp_path, command="sft")
     (tmp_path / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(ConfigError, match=r"run_dir: .* holds a run already; continue it with"):
-        check_unused(tmp_path)
+    with pytest.raises(ConfigError, match=r"run_dir: .* holds a run already; .* with rlstack sft"):
+        check_unused(tmp_path, command="sft")

@@ -1,0 +1,43 @@
+"""Checks that span groups and that several commands share."""
+
+from rlstack.config.base import Problem
+from rlstack.config.data import DataConfig
+from rlstack.config.placement import PlacementConfig
+from rlstack.config.trainer import TrainerConfig
+
+
+def nothing_to_train_on(data: DataConfig) -> list[Problem]:
+    """Training needs rows."""
+    return [] if data.train else [Problem(("data.train",), "is empty; name at least one source")]
+
+
+def trainer_problems(
+    trainer: TrainerConfig,
+    placement: PlacementConfig,
+    *,
+    longest_row: int,
+    row_keys: tuple[str, str],
+) -> list[Problem]:
+    """What the trainer cannot do; `row_keys` name what makes the longest row, of `longest_row`."""
+    found: list[Problem] = []
+    if trainer.max_tokens_per_microbatch < longest_row:
+        text = (
+            f"{trainer.max_tokens_per_microbatch} is less than the longest possible row, "
+            f"{longest_row} tokens ({' + '.join(row_keys)}); raise it to at least that"
+        )
+        found.append(Problem(("trainer.max_tokens_per_microbatch", *row_keys), text))
+    parameters, optimizer, stage = (
+        "trainer.offload_parameters",
+        "trainer.offload_optimizer",
+        "trainer.zero_stage",
+    )
+    if trainer.offload_parameters and trainer.zero_stage != 3:
+        text = f"needs trainer.zero_stage=3, got {trainer.zero_stage}"
+        found.append(Problem((parameters, stage), text))
+    if trainer.offload_optimizer and trainer.zero_stage == 0:
+        found.append(Problem((optimizer, stage), "needs trainer.zero_stage of 1, 2 or 3, got 0"))
+    if placement.device == "cpu" and (trainer.offload_optimizer or trainer.offload_parameters):
+        key = optimizer if trainer.offload_optimizer else parameters
+        text = "moves state off a GPU; with placement.device=cpu set it to false"
+        found.append(Problem((key, "placement.device"), text))
+    return found
