@@ -26,6 +26,7 @@ from rlstack.command_line import (
 from rlstack.config.base import RunSchema
 from rlstack.config.load import parse
 from rlstack.config.resume import resumed_values
+from rlstack.config.rounds import DPOConfig, RejectionSamplingConfig
 from rlstack.config.run import EvalConfig, RLConfig
 from rlstack.config.supervised import SFTConfig
 from rlstack.errors import (
@@ -45,20 +46,30 @@ usage: rlstack COMMAND [key=value ...]
   quickstart   build, warm-start and train a small model; prints where the report is
   rl           reinforcement learning:    rlstack rl experiment=gsm8k_grpo model.path=MODEL
   sft          supervised training:       rlstack sft model.path=MODEL data.train=[...]
+  dpo          preference learning:       rlstack dpo model.path=MODEL data.train=[...]
+  rejection_sampling
+               training on the best of its own samples: rlstack rejection_sampling -h
   eval         pass@k of a checkpoint:    rlstack eval model.path=MODEL_OR_RUN_DIR data.eval=[...]
   report       HTML report of a run:      rlstack report RUN_DIR
   algorithms   every method: formula, source, defaults, how to select it
   rewards      list the rewards, test one on rows of yours, write a new one: rlstack rewards -h
 
-rl, sft and eval are Hydra apps: --help lists their groups, --cfg job prints the configuration,
---multirun sweeps. rlstack rl resume=RUN_DIR, and the same with sft, continues a run.
+rl, sft, dpo, rejection_sampling and eval are Hydra apps: --help lists their groups,
+--cfg job prints the configuration, --multirun sweeps. A run of each but eval is continued with
+rlstack COMMAND resume=RUN_DIR.
 eval "$(rlstack -sc install=bash)" turns on completion (zsh: =bash too; fish: =fish)."""
 
 HELP = ("--help", "-h")
 
-SCHEMAS: dict[str, type[RunSchema]] = {"rl": RLConfig, "sft": SFTConfig, "eval": EvalConfig}
+SCHEMAS: dict[str, type[RunSchema]] = {
+    "rl": RLConfig,
+    "sft": SFTConfig,
+    "dpo": DPOConfig,
+    "rejection_sampling": RejectionSamplingConfig,
+    "eval": EvalConfig,
+}
 
-RESUMABLE = ("rl", "sft")
+RESUMABLE = ("rl", "sft", "dpo", "rejection_sampling")
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -84,6 +95,8 @@ def main() -> None:
         "quickstart": _quickstart,
         "rl": lambda args: _stage("rl", args),
         "sft": lambda args: _stage("sft", args),
+        "dpo": lambda args: _stage("dpo", args),
+        "rejection_sampling": lambda args: _stage("rejection_sampling", args),
         "eval": lambda args: _stage("eval", args),
         "report": _report,
         "algorithms": _algorithms,
@@ -155,6 +168,14 @@ def _run_stage(name: str, config: Any) -> None:
             from rlstack.stages import sft
 
             print(f"report: {sft.run(config).report}")
+        case "dpo":
+            from rlstack.stages import dpo
+
+            print(f"report: {dpo.run(config).report}")
+        case "rejection_sampling":
+            from rlstack.stages import rejection_sampling
+
+            print(f"report: {rejection_sampling.run(config).report}")
         case "eval":
             from rlstack.stages import evaluate
 

@@ -50,7 +50,16 @@ class LaunchSpec:
     rollout: RolloutConfig | None = None
     max_prompt_tokens: int = 0
     max_response_tokens: int = 0
+    trained_temperature: float | None = None
+    """Of the trainers' logprobs; None: that of the rollouts, or 1 where there are none."""
     ray_address: str | None = None
+
+    @property
+    def logprob_temperature(self) -> float:
+        """At which trainers take logprobs."""
+        if self.trained_temperature is not None:
+            return self.trained_temperature
+        return self.rollout.temperature if self.rollout else 1.0
 
     def others(self) -> dict[str, RolePlacement]:
         """The roles beside the policy."""
@@ -257,7 +266,7 @@ class _Launcher:
         return TrainerSpec(
             model=role.model,
             trainer=role.trainer,
-            temperature=spec.rollout.temperature if spec.rollout else 1.0,
+            temperature=spec.logprob_temperature,
             total_updates=role.total_updates,
             seed=spec.seed,
             device=self.device,

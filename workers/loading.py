@@ -168,6 +168,17 @@ def load_tokenizer(config: ModelConfig) -> Tokenizer:
     return tokenizer
 
 
+def model_fingerprint(config: ModelConfig) -> str:
+    """What changes when the model does: a folder's files, or the commit of a hub model."""
+    folder = Path(config.path)
+    if folder.is_dir():
+        files = sorted(f for f in folder.iterdir() if f.is_file())
+        found = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        return repr((found, config.dtype))
+    hf_config = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+    return repr((config.path, getattr(hf_config, "_commit_hash", None), config.dtype))
+
+
 def is_model_directory(path: Path) -> bool:
     """Whether a folder holds a Hugging Face model."""
     return (path / "config.json").is_file()

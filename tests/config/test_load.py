@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from rlstack.config.algorithm import GSPOLoss, PPOClipLoss
 from rlstack.config.load import dump, parse
+from rlstack.config.rounds import DPOConfig, RejectionSamplingConfig
 from rlstack.config.run import EvalConfig, RLConfig, RunSchema
 from rlstack.config.supervised import SFTConfig
 from rlstack.errors import ConfigError
@@ -21,7 +22,13 @@ VARIANTS = sorted(
 )
 REWARDS = sorted(path.stem for path in (CONF / "reward").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-SCHEMAS: dict[str, type[RunSchema]] = {"rl": RLConfig, "sft": SFTConfig, "eval": EvalConfig}
+SCHEMAS: dict[str, type[RunSchema]] = {
+    "rl": RLConfig,
+    "sft": SFTConfig,
+    "dpo": DPOConfig,
+    "rejection_sampling": RejectionSamplingConfig,
+    "eval": EvalConfig,
+}
 SOURCE = "{type: file, path: rows.jsonl}"
 
 
