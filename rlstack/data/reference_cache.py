@@ -48,6 +48,8 @@ class ReferenceCache(Generic[HashableT]):
         Raises:
             CheckpointError: if there is neither the file nor the reference.
         """
+        if not samples:
+            return
         file = self.folder / f"{name}-{fingerprint(self.model, tokens)}.npy"
         if not file.is_file():
             if compute is None:

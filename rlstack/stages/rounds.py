@@ -168,6 +168,7 @@ class _Rounds(Generic[SampleT]):
                 previous, training = training, self._training(folder, samples, number, start, done)
                 if previous is not None:
                     training.follow(previous)
+                await self.reallocator.enter(Phase.TRAIN, version=start)
                 await training.run(self.running.stop)
                 if training.summary.stopped_early:
                     break

@@ -63,6 +63,11 @@ def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
     assert opened(tmp_path, ["1"], Reference()).of(["1"]).tolist() == [[2, 3]]
 
 
+def test_no_samples_need_no_file(tmp_path: Path) -> None:
+    opened(tmp_path, [], None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_fingerprint_knows_where_a_row_ends() -> None:
     first = fingerprint("m", [np.array([1, 2]), np.array([3])])
     assert first != fingerprint("m", [np.array([1]), np.array([2, 3])])
