@@ -52,9 +52,9 @@ def bench_stack(model: Path, rows_file: Path) -> dict[str, float]:
     from rlstack.batch import collate
     from rlstack.config.load import parse
     from rlstack.config.run import RLConfig
-    from rlstack.controller import policy_batch
+    from rlstack.minibatches import Forward, policy_batch
     from rlstack.stages.quickstart import compose_values
-    from rlstack.stages.rl import launch_spec
+    from rlstack.stages.rl_roles import launch_spec
     from rlstack.types import GenerationRequest, Group, Phase, Prompt, SamplingSettings, Score
     from workers.launch import launch
 
@@ -112,21 +112,16 @@ def bench_stack(model: Path, rows_file: Path) -> dict[str, float]:
                 batch = collate(groups, pad_token_id=0)
                 await roles.reallocator.enter(Phase.TRAIN, version=version)
                 old = await roles.policy.logprobs(batch)
+                forward = Forward(old_logprobs=old, ref_logprobs=old, values=None)
                 marks.append(time.perf_counter())
                 kl_coef = config.algorithm.kl.coef
                 estimate = estimate_advantages(
                     batch, old, old, config=config.algorithm, kl_coef=kl_coef
                 )
                 marks.append(time.perf_counter())
+                every_row = torch.arange(batch.num_rows)
                 await roles.policy.update(
-                    policy_batch(
-                        batch,
-                        old_logprobs=old,
-                        ref_logprobs=old,
-                        advantages=estimate.advantages,
-                        correction_weights=estimate.correction_weights,
-                        kl_coef=kl_coef,
-                    ),
+                    policy_batch(batch, forward, estimate, every_row, kl_coef=kl_coef),
                     config.algorithm,
                 )
                 marks.append(time.perf_counter())

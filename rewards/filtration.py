@@ -4,7 +4,6 @@ Names over `rlstack.algorithms.filtration`, which has the sources. That module n
 imported when a policy chooses.
 """
 
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -13,23 +12,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rlstack.errors import RewardError
+from rlstack.types import Candidates
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Candidates:
-    """What a policy may look at, one entry per rollout.
-
-    rewards: float [B], NaN where a rollout could not be judged. group_ids: int64 [B], from 0, equal
-    for rollouts of one prompt. lengths: int64 [B], response tokens. truncated: bool [B].
-    """
-
-    rewards: NDArray[np.float64]
-    group_ids: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    truncated: NDArray[np.bool_]
 
 
 class Policy(BaseModel):
@@ -89,6 +75,29 @@ class BestWorst(Ranked):
     strategy = "best_worst"
 
 
+class Soft(Policy):
+    """Draws `num_samples` of each group, likelier the more its rank or reward is to be trusted.
+
+    With replacement. strategy: weights by rank, or "power": proportional to |reward|^`power`, for
+    rewards within [-1, 1] (PF-PPO, arXiv 2409.06957).
+    """
+
+    strategy: Literal["best_random", "best_worst", "power"] = "best_random"
+    power: float = Field(default=1.0, gt=0)
+    num_samples: int = Field(default=2, ge=1)
+
+    def _rows(
+        self, candidates: Candidates, rewards: "Tensor", group_ids: "Tensor", generator: Any
+    ) -> "Tensor":
+        from rlstack.algorithms.filtration import power_weights, rank_weights, sample_rows
+
+        if self.strategy == "power":
+            weights = power_weights(rewards, group_ids, power=self.power)
+        else:
+            weights = rank_weights(rewards, group_ids, strategy=self.strategy)
+        return sample_rows(weights, group_ids, num_per_group=self.num_samples, generator=generator)
+
+
 class DynamicSampling(Policy):
     """Groups whose judged rewards differ (DAPO, arXiv 2503.14476)."""
 
@@ -141,6 +150,7 @@ POLICIES: dict[str, type[Policy]] = {
     "best": Best,
     "best_random": BestRandom,
     "best_worst": BestWorst,
+    "soft": Soft,
     "dynamic_sampling": DynamicSampling,
     "difficulty": Difficulty,
     "length": Length,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, with_config
 
+from rewards.feature_head import FeatureHead, check_features, read_features
 from rewards.registry import register
 from rewards.sequence_scorer import SequenceScorer, SpecialTokens
 from rlstack.types import RewardRequest, Score
@@ -81,11 +82,15 @@ class PreferenceModel:
     max_tokens, max_tokens_per_batch, special_tokens, threads: see `SequenceScorer`; threads of this
         process.
 
+    features: fields of the row's metadata, numbers, for models that `rlstack reward_model` trained
+        with features of each response: one for each, in the order of training. Only models in local
+        folders have them.
+
     Every model's score before normalisation is a part, `model_0`, `model_1`, ... A score that is
-    not finite makes the value None.
+    not finite, or a feature that is missing, makes the value None.
 
     Raises:
-        RewardError: when it is built, if a checkpoint cannot serve.
+        RewardError: when it is built, if a checkpoint cannot serve or has other features.
     """
 
     def __init__(
@@ -99,9 +104,14 @@ class PreferenceModel:
         max_tokens_per_batch: PositiveInt = 8192,
         special_tokens: SpecialTokens = "end",
         threads: PositiveInt = 1,
+        features: tuple[str, ...] = (),
     ) -> None:
         import torch
 
+        self._features = features
+        heads = {checkpoint: FeatureHead.load(checkpoint) for checkpoint in checkpoints}
+        check_features(heads, features)
+        self._heads = [heads[checkpoint] for checkpoint in checkpoints]
         torch.set_num_threads(threads)
         self._ensemble: Ensemble = ensemble
         self._std_weight = std_weight
@@ -123,6 +133,7 @@ class PreferenceModel:
         raw = np.array(
             [model.score(model.token_ids(prompts, responses)) for model in self._models]
         ).reshape(len(self._models), len(requests))
+        raw += self._feature_scores(requests)
         usable = np.asarray(np.isfinite(raw).all(axis=0))
         values = np.full(len(requests), np.nan)
         values[usable] = combine(
@@ -134,10 +145,29 @@ class PreferenceModel:
                 parts={f"model_{m}": float(raw[m, column]) for m in range(len(raw))}
                 if usable[column]
                 else {},
-                errors=() if usable[column] else ("a reward model's score is not finite",),
+                errors=() if usable[column] else (self._unusable,),
             )
             for column in range(len(requests))
         ]
+
+    def _feature_scores(self, requests: Sequence[RewardRequest]) -> Scores:
+        """What the features add to each model's score of each response, float64 [M, N]."""
+        values = np.array([read_features(r.metadata, self._features) for r in requests])
+        return np.array(
+            [
+                np.zeros(len(requests)) if head is None else head.score(values)
+                for head in self._heads
+            ]
+        )
+
+    @property
+    def _unusable(self) -> str:
+        if not self._features:
+            return "a reward model's score is not finite"
+        return (
+            "a reward model's score is not finite, or the row's metadata lacks a number in one of "
+            f"{', '.join(self._features)}"
+        )
 
     def _normalised(self, raw: Scores) -> Scores:
         if isinstance(self._scale, FixedScale):

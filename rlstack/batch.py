@@ -137,13 +137,12 @@ class CriticBatch(TokenBatch):
 
     old_values, returns: float32 [B, T], reward units; entry t of both is of the state before token
     t, and where loss_mask is False it is 0.
-    num_loss_tokens, num_rollouts: the denominators of the loss, as in `PolicyBatch`.
+    num_loss_tokens: the denominator of the loss, as in `PolicyBatch`.
     """
 
     old_values: Tensor
     returns: Tensor
     num_loss_tokens: int
-    num_rollouts: int
 
     def __post_init__(self) -> None:
         TokenBatch.__post_init__(self)
@@ -169,12 +168,13 @@ class PairBatch(Rows):
     margins: float32 [N], by how much chosen is better, in the units of the data; 0 where it is not
     said. features: float32 [2N, F], scored attributes of each response; F may be 0.
     num_pairs: the denominator of the loss, over every rank and micro-batch of this optimizer step;
-    it stays as it is when pairs are selected.
+    it stays as it is when pairs are selected. data_sources: of each pair, N.
     """
 
     margins: Tensor
     features: Tensor
     num_pairs: int
+    data_sources: tuple[str, ...]
 
     def __post_init__(self) -> None:
         Rows.__post_init__(self)
@@ -191,8 +191,12 @@ class PairBatch(Rows):
     def select_pairs(self, pairs: Tensor) -> Self:
         """The same batch with only `pairs` (int64 [M], indices of pairs), in that order."""
         rows = torch.stack((2 * pairs, 2 * pairs + 1), dim=1).flatten()
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {name: v for name, v in values.items() if isinstance(v, Tensor)}
         # A tensor has an entry for each row, or one for each pair.
-        return self._map(lambda t: t[rows] if len(t) == self.num_rows else t[pairs])
+        chosen = {n: t[rows] if len(t) == self.num_rows else t[pairs] for n, t in tensors.items()}
+        sources = tuple(self.data_sources[pair] for pair in pairs.tolist())
+        return replace(self, **chosen, data_sources=sources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -278,6 +282,7 @@ def collate_pairs(pairs: Sequence[PreferencePair], *, pad_token_id: int) -> Pair
         margins=torch.tensor(margins, dtype=torch.float32),
         features=torch.tensor(features, dtype=torch.float32),
         num_pairs=len(pairs),
+        data_sources=tuple(pair.data_source for pair in pairs),
     )
 
 

@@ -55,6 +55,7 @@ PARTS: dict[str, Functions] = {
         "opo": advantages.opo,
         "gpg": advantages.gpg,
         "maxrl": advantages.maxrl,
+        "gae": gae.decoupled_gae,
     },
     "policy_loss": {
         "ppo_clip": policy_losses.ppo_clip,
@@ -94,7 +95,7 @@ LIBRARY: dict[str, ModuleType] = {
     "Episodic memory": episodic_memory,
     "Merging": merging,
 }
-"""Functions that no key of `rlstack rl` selects."""
+"""Functions behind single keys, and those that no key of `rlstack rl` selects."""
 
 
 def catalog_page() -> str:

@@ -1,27 +1,46 @@
 """The RL loop: the file a newcomer reads first.
 
     step:  prompts -> rollouts -> scores -> groups -> batch
-           -> old and reference logprobs -> advantages -> updates -> weights back to the engines
+           -> old and reference logprobs, values -> advantages -> updates -> weights to the engines
 
 The controller talks to roles through `protocols` alone. It does not know where they run, who shares
 devices, or which algorithm is configured.
 """
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from rlstack.algorithms.catalog import estimate_advantages, next_kl_coef
-from rlstack.batch import PolicyBatch, TokenBatch, collate
+from rlstack.algorithms import measurements
+from rlstack.algorithms.catalog import AdvantageEstimate, estimate_advantages, next_kl_coef
+from rlstack.batch import TokenBatch, collate
 from rlstack.config.run import RLConfig
 from rlstack.data.sampler import PromptSampler
 from rlstack.evaluation import evaluation_metrics, rollout_metrics
-from rlstack.metrics import Metrics
-from rlstack.protocols import PolicyTrainer, Reallocator, Reference, RolloutEngines, Scorer
+from rlstack.metrics import Metrics, merge
+from rlstack.minibatches import (
+    Forward,
+    critic_batch,
+    filtered,
+    minibatch_rows,
+    policy_batch,
+    row_multiple,
+)
+from rlstack.protocols import (
+    Critic,
+    Filtration,
+    PolicyTrainer,
+    Reallocator,
+    Reference,
+    Role,
+    RolloutEngines,
+    Scorer,
+)
 from rlstack.timeline import Timeline
 from rlstack.types import (
     GenerationRequest,
@@ -38,6 +57,8 @@ EVALUATION_ROUND = 1_000_000
 BASELINE_ROUND = 2_000_000
 """Greedy responses are given seeds too, on which nothing depends."""
 
+ResultT = TypeVar("ResultT")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roles:
@@ -47,6 +68,8 @@ class Roles:
     scorer: Scorer
     policy: PolicyTrainer
     reference: Reference | None
+    critic: Critic | None
+    filtration: Filtration | None
     reallocator: Reallocator
 
 
@@ -83,7 +106,7 @@ class Controller:
 
     async def step(self, step: int) -> StepResult:
         """Generate, score, estimate, update."""
-        roles, algorithm = self.roles, self.config.algorithm
+        algorithm = self.config.algorithm
         metrics = await self._enter(Phase.GENERATE)
         groups = await self._collect_groups(step)
         if algorithm.needs_baseline:
@@ -92,34 +115,34 @@ class Controller:
             groups, max_response_tokens=self.config.rollout.max_response_tokens
         )
         metrics += self._staleness(groups)
-        batch = collate(groups, pad_token_id=self.pad_token_id)
+        sampled = collate(groups, pad_token_id=self.pad_token_id)
+        metrics += measurements.of_rewards(sampled)
+        batch = self._chosen(sampled, groups, step)
 
         metrics += await self._enter(Phase.TRAIN)
         with self.timeline.span("logprobs"):
-            old_logprobs, ref_logprobs = await self._forward(batch)
+            forward = await self._forward(batch)
         with self.timeline.span("advantages"):
             estimate = estimate_advantages(
-                batch, old_logprobs, ref_logprobs, config=algorithm, kl_coef=self.kl_coef
+                batch,
+                forward.old_logprobs,
+                forward.ref_logprobs,
+                forward.values,
+                config=algorithm,
+                kl_coef=self.kl_coef,
             )
         metrics += estimate.metrics
 
+        learns = self.config.critic is None or step > self.config.critic.warmup_steps
         with self.timeline.span("update"):
-            for rows in self._minibatches(step, batch):
-                minibatch = policy_batch(
-                    batch.select(rows),
-                    old_logprobs=old_logprobs[rows],
-                    ref_logprobs=ref_logprobs[rows],
-                    advantages=estimate.advantages[rows],
-                    correction_weights=estimate.correction_weights[rows],
-                    kl_coef=self.kl_coef,
-                )
-                metrics += await roles.policy.update(minibatch, algorithm)
+            for rows in minibatch_rows(self.config, step=step, num_rows=batch.num_rows):
+                metrics += await self._update(batch, forward, estimate, rows, policy=learns)
         if algorithm.needs_reference:
             metrics += Metrics.of({"policy/kl_coef": self.kl_coef})
         self.kl_coef = next_kl_coef(
             self.kl_coef, metrics, num_rollouts=batch.num_rows, config=algorithm
         )
-        self.policy_version += 1
+        self.policy_version += learns
         metrics += await self._enter(Phase.GENERATE)
         return StepResult(metrics=metrics, groups=groups)
 
@@ -205,23 +228,64 @@ class Controller:
             stop=self.config.rollout.stop,
         )
 
-    async def _forward(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Old and reference logprobs; without a reference the old ones stand in, unused."""
-        policy, reference = self.roles.policy, self.roles.reference
-        if reference is None:
-            old_logprobs = await policy.logprobs(batch)
-            return old_logprobs, old_logprobs
-        return await asyncio.gather(policy.logprobs(batch), reference.logprobs(batch))
+    def _chosen(self, sampled: TokenBatch, groups: Sequence[Group], step: int) -> TokenBatch:
+        """The rollouts to train on."""
+        filtration = self.roles.filtration
+        if filtration is None:
+            return sampled
+        seed = int(np.random.SeedSequence([self.config.seed, step]).generate_state(1)[0])
+        multiple = row_multiple(self.config)
+        return filtered(sampled, groups, filtration=filtration, multiple=multiple, seed=seed)
 
-    def _minibatches(self, step: int, batch: TokenBatch) -> list[Tensor]:
-        """Row indices of every optimizer step of this step."""
-        algorithm = self.config.algorithm
-        minibatches: list[Tensor] = []
-        for epoch in range(algorithm.epochs):
-            generator = np.random.default_rng([self.config.seed, step, epoch])
-            order = torch.from_numpy(generator.permutation(batch.num_rows))
-            minibatches += torch.chunk(order, algorithm.updates_per_epoch)
-        return minibatches
+    async def _forward(self, batch: TokenBatch) -> Forward:
+        """What policy, reference and critic say of the rollouts, at once where devices allow."""
+        policy, reference, critic = self.roles.policy, self.roles.reference, self.roles.critic
+        old_logprobs, ref_logprobs, values = await asyncio.gather(
+            self._run("policy forward", policy, lambda: policy.logprobs(batch)),
+            self._run("reference forward", reference, lambda: reference.logprobs(batch))
+            if reference
+            else _nothing(),
+            self._run("critic forward", critic, lambda: critic.values(batch))
+            if critic
+            else _nothing(),
+        )
+        return Forward(
+            old_logprobs=old_logprobs,
+            ref_logprobs=old_logprobs if ref_logprobs is None else ref_logprobs,
+            values=values,
+        )
+
+    async def _update(
+        self,
+        batch: TokenBatch,
+        forward: Forward,
+        estimate: AdvantageEstimate,
+        rows: Tensor,
+        *,
+        policy: bool,
+    ) -> Metrics:
+        """One optimizer step of the critic and, unless it is warming up, of the policy."""
+        roles, config = self.roles, self.config
+        calls: list[Awaitable[Metrics]] = []
+        if policy:
+            own = policy_batch(batch, forward, estimate, rows, kl_coef=self.kl_coef)
+            update = partial(roles.policy.update, own, config.algorithm)
+            calls.append(self._run("policy update", roles.policy, update))
+        if roles.critic is not None and config.critic is not None:
+            lesson = critic_batch(batch, forward, estimate, rows)
+            update = partial(roles.critic.update, lesson, config.critic)
+            calls.append(self._run("critic update", roles.critic, update))
+        return merge(await asyncio.gather(*calls))
+
+    async def _run(self, name: str, role: Role, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        """`call` when it is the role's turn on its devices, as a span of the timeline."""
+        async with role.turn:
+            with self.timeline.span(name):
+                return await call()
+
+
+async def _nothing() -> None:
+    return None
 
 
 async def sample_groups(
@@ -294,27 +358,4 @@ def reward_request(rollout: Rollout, *, max_response_tokens: int) -> RewardReque
         response_tokens=len(rollout.response_ids),
         max_response_tokens=max_response_tokens,
         finish_reason=rollout.finish_reason,
-    )
-
-
-def policy_batch(
-    batch: TokenBatch,
-    *,
-    old_logprobs: Tensor,
-    ref_logprobs: Tensor,
-    advantages: Tensor,
-    correction_weights: Tensor,
-    kl_coef: float,
-) -> PolicyBatch:
-    """The rows of one optimizer step, with the denominators of its loss."""
-    tokens = {field.name: getattr(batch, field.name) for field in fields(TokenBatch)}
-    return PolicyBatch(
-        **tokens,
-        old_logprobs=old_logprobs,
-        ref_logprobs=ref_logprobs,
-        advantages=advantages,
-        correction_weights=correction_weights,
-        num_loss_tokens=int(batch.loss_mask.sum()),
-        num_rollouts=int(batch.loss_mask.any(dim=1).sum()),
-        kl_coef=kl_coef,
     )

@@ -1,15 +1,27 @@
 """What the controller needs from each role. The real roles are Ray worker groups in `workers`."""
 
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rlstack.batch import PolicyBatch, TokenBatch
+from rlstack.batch import CriticBatch, PolicyBatch, TokenBatch
 from rlstack.config.algorithm import AlgorithmConfig
+from rlstack.config.critic import CriticConfig
 from rlstack.metrics import Metrics
-from rlstack.types import GenerationRequest, Phase, RewardRequest, Rollout, SamplingSettings, Score
+from rlstack.types import (
+    Candidates,
+    GenerationRequest,
+    Phase,
+    RewardRequest,
+    Rollout,
+    SamplingSettings,
+    Score,
+)
 
 
 class Tokenizer(Protocol):
@@ -47,6 +59,8 @@ class Tokenizer(Protocol):
     @property
     def pad_token_id(self) -> int: ...
 
+    def get_vocab(self) -> dict[str, int]: ...
+
     def save_pretrained(self, save_directory: str | Path) -> object: ...
 
 
@@ -60,16 +74,17 @@ class RolloutEngines(Protocol):
         ...
 
 
-class PolicyTrainer(Protocol):
-    """All ranks of the policy trainer behind one call."""
+class Role(Protocol):
+    """What computes on devices."""
 
-    async def logprobs(self, batch: TokenBatch) -> Tensor:
-        """Float32 [B, T], nats, at the sampling temperature; 0 where loss_mask is False."""
+    @property
+    def turn(self) -> AbstractAsyncContextManager[Any]:
+        """Held while the role computes: roles that share devices take turns."""
         ...
 
-    async def update(self, batch: PolicyBatch, algorithm: AlgorithmConfig) -> Metrics:
-        """One optimizer step on the whole batch, with the loss of `algorithm`."""
-        ...
+
+class Trained(Role, Protocol):
+    """All ranks of a trainer behind one call."""
 
     async def save(self, directory: Path) -> None:
         """Weights, optimizer, scheduler and RNG of every rank."""
@@ -84,11 +99,43 @@ class PolicyTrainer(Protocol):
         ...
 
 
-class Reference(Protocol):
+class PolicyTrainer(Trained, Protocol):
+    """The policy in training."""
+
+    async def logprobs(self, batch: TokenBatch) -> Tensor:
+        """Float32 [B, T], nats, at the sampling temperature; 0 where loss_mask is False."""
+        ...
+
+    async def update(self, batch: PolicyBatch, algorithm: AlgorithmConfig) -> Metrics:
+        """One optimizer step on the whole batch, with the loss of `algorithm`."""
+        ...
+
+
+class Critic(Trained, Protocol):
+    """The value function in training."""
+
+    async def values(self, batch: TokenBatch) -> Tensor:
+        """Float32 [B, T], reward units, of the state before each token; 0 where not loss_mask."""
+        ...
+
+    async def update(self, batch: CriticBatch, config: CriticConfig) -> Metrics:
+        """One optimizer step on the whole batch."""
+        ...
+
+
+class Reference(Role, Protocol):
     """The frozen reference policy."""
 
     async def logprobs(self, batch: TokenBatch) -> Tensor:
         """Float32 [B, T], nats, at the sampling temperature; 0 where loss_mask is False."""
+        ...
+
+
+class Filtration(Protocol):
+    """Chooses the rollouts of a step that are trained on."""
+
+    def select(self, candidates: Candidates, *, seed: int) -> NDArray[np.int64]:
+        """Rows to keep, int64 [N], ascending; one may come several times. Never an unjudged one."""
         ...
 
 

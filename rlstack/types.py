@@ -265,3 +265,17 @@ class Group:
         rewards = self.rewards
         judged = rewards[~np.isnan(rewards)]
         return len(judged) > 1 and bool(judged.max() > judged.min())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidates:
+    """What a filtration policy may look at, one entry per rollout.
+
+    rewards: float64 [B], NaN where a rollout could not be judged. group_ids: int64 [B], from 0,
+    equal for rollouts of one prompt. lengths: int64 [B], response tokens. truncated: bool [B].
+    """
+
+    rewards: NDArray[np.float64]
+    group_ids: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    truncated: NDArray[np.bool_]

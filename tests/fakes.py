@@ -1,5 +1,6 @@
 """Roles that answer at once, for tests of order and bookkeeping only."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlstack.batch import PolicyBatch, TokenBatch
+from rlstack.batch import CriticBatch, PolicyBatch, TokenBatch
 from rlstack.config.algorithm import AlgorithmConfig
+from rlstack.config.critic import CriticConfig
 from rlstack.metrics import Metrics
 from rlstack.types import (
     FinishReason,
@@ -76,6 +78,7 @@ class FakePolicy:
     journal: Journal
     batches: list[PolicyBatch] = field(default_factory=list)
     ref_kl: float = 0.0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def logprobs(self, batch: TokenBatch) -> Tensor:
         self.journal.events.append("logprobs")
@@ -87,7 +90,34 @@ class FakePolicy:
         return Metrics.of({"policy/loss": 1.0, "policy/ref_kl": self.ref_kl})
 
     async def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True)
+
+    async def load(self, directory: Path) -> None:
+        assert directory.is_dir()
+
+    async def export(self, directory: Path) -> None:
         directory.mkdir()
+
+
+@dataclass
+class FakeCritic:
+    """Values every state at a half and remembers the batches it was trained on."""
+
+    journal: Journal
+    batches: list[CriticBatch] = field(default_factory=list)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def values(self, batch: TokenBatch) -> Tensor:
+        self.journal.events.append("values")
+        return torch.where(batch.loss_mask, 0.5, 0.0)
+
+    async def update(self, batch: CriticBatch, config: CriticConfig) -> Metrics:
+        self.journal.events.append(f"critic update {batch.num_rows}")
+        self.batches.append(batch)
+        return Metrics.of({"critic/loss": 1.0})
+
+    async def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True)
 
     async def load(self, directory: Path) -> None:
         assert directory.is_dir()
@@ -99,6 +129,8 @@ class FakePolicy:
 @dataclass
 class FakeReference:
     """Finds every token less probable than the policy does."""
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def logprobs(self, batch: TokenBatch) -> Tensor:
         return torch.where(batch.loss_mask, -2.0, 0.0)

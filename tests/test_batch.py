@@ -194,6 +194,7 @@ def test_wrong_pairs_are_named() -> None:
             margins=torch.zeros(1),
             features=torch.zeros((3, 0)),
             num_pairs=1,
+            data_sources=("rows",),
         )
 
 
@@ -222,6 +223,7 @@ def test_every_pair_can_be_read_back_from_any_selection(
             assert batch.token_ids[row][batch.loss_mask[row]].tolist() == response.tolist()
             assert set(batch.token_ids[row][~batch.attention_mask[row]].tolist()) <= {pad_token_id}
         assert batch.margins[index] == (original.margin or 0.0)
+    assert batch.data_sources == tuple(pairs[i].data_source for i in order)
     assert batch.pair_lengths.sum() == batch.lengths.sum() == batch.attention_mask.sum()
 
 

@@ -16,6 +16,7 @@ from rlstack.controller import Controller, Roles, StepResult
 from rlstack.data.dataset import Dataset, SkipReport, Source
 from rlstack.data.sampler import PromptSampler
 from rlstack.errors import RewardError
+from rlstack.stages.rl_roles import chosen_filtration
 from rlstack.timeline import Timeline
 from rlstack.types import (
     GenerationRequest,
@@ -26,7 +27,15 @@ from rlstack.types import (
     Score,
 )
 from tests.config.test_load import rl_values
-from tests.fakes import FakeEngines, FakePolicy, FakeReallocator, FakeReference, FakeScorer, Journal
+from tests.fakes import (
+    FakeCritic,
+    FakeEngines,
+    FakePolicy,
+    FakeReallocator,
+    FakeReference,
+    FakeScorer,
+    Journal,
+)
 
 
 def make_controller(
@@ -60,6 +69,8 @@ def make_controller(
         scorer=FakeScorer(),
         policy=policy,
         reference=None,
+        critic=FakeCritic(journal) if config.critic else None,
+        filtration=chosen_filtration(config),
         reallocator=FakeReallocator(journal, engines),
     )
     controller = Controller(
@@ -313,3 +324,72 @@ def test_a_reward_that_stops_the_run_leaves_no_group_waiting(tmp_path: Path) -> 
         return asyncio.all_tasks() - {asyncio.current_task()}
 
     assert run(step()) == set()
+
+
+def test_a_critic_learns_beside_the_policy_and_alone_while_it_warms_up(tmp_path: Path) -> None:
+    controller, journal, policy = make_controller(
+        tmp_path,
+        "algorithm=ppo",
+        "algorithm.updates_per_epoch=2",
+        "algorithm.kl.coef=0",
+        "critic.warmup_steps=1",
+    )
+    result = run(controller.step(1))
+    update = ["critic update 8"] * 2
+    assert journal.events == [
+        *("generate v0", "generate 16", "train v0", "logprobs", "values"),
+        *update,
+        "generate v0",
+    ]
+    assert controller.policy_version == 0
+    assert result.metrics.values()["critic/value_mean"] == 0.5
+    journal.events.clear()
+    run(controller.step(2))
+    assert journal.events[-5:] == [*["update 8", "critic update 8"] * 2, "generate v1"]
+    critic = controller.roles.critic
+    assert isinstance(critic, FakeCritic)
+    for batch, lesson in zip(policy.batches, critic.batches[2:], strict=True):
+        # One reward at the end, no discount: every token's return is its rollout's reward.
+        per_token = torch.where(lesson.loss_mask, lesson.rewards.unsqueeze(1), 0.0)
+        torch.testing.assert_close(lesson.returns, per_token)
+        assert torch.equal(batch.token_ids, lesson.token_ids)
+
+
+def test_filtration_trains_on_the_chosen_rollouts_alone(tmp_path: Path) -> None:
+    controller, _, policy = make_controller(
+        tmp_path,
+        "algorithm.filtration.name=best_worst",
+        "placement.trainer_ranks=3",
+        "data.prompts_per_step=6",
+    )
+    result = run(controller.step(1))
+    batch = policy.batches[0]
+    taught = batch.loss_mask.any(dim=1)
+    # Best and worst of every group, filled up to what three ranks can share.
+    expected = sorted(
+        reward for group in result.groups for reward in (group.rewards.min(), group.rewards.max())
+    )
+    assert sorted(batch.rewards[taught].tolist()) == expected
+    assert (int(taught.sum()), batch.num_rows) == (12, 12)
+    assert result.metrics.values()["reward/mean"] == pytest.approx(
+        np.mean([group.rewards for group in result.groups])
+    )
+
+
+def test_rows_that_fill_a_filtered_batch_teach_nothing(tmp_path: Path) -> None:
+    controller, _, policy = make_controller(
+        tmp_path,
+        "algorithm.filtration.name=length",
+        "+algorithm.filtration.params.max_tokens=2",
+        "algorithm.updates_per_epoch=2",
+        "placement.trainer_ranks=4",
+    )
+    result = run(controller.step(1))
+    short = sum(len(r.response_ids) <= 2 for g in result.groups for r in g.rollouts)
+    rows = sum(batch.num_rows for batch in policy.batches)
+    taught = sum(int(batch.loss_mask.any(dim=1).sum()) for batch in policy.batches)
+    assert 0 < short < 16
+    assert taught == short
+    assert rows == -(-short // 8) * 8
+    for batch in policy.batches:
+        assert bool(batch.rewards[~batch.loss_mask.any(dim=1)].isnan().all())

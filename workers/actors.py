@@ -11,10 +11,11 @@ from typing import Any
 from ray.actor import ActorHandle
 from torch import Tensor
 
-from rlstack.batch import CriticBatch, PolicyBatch, SelectableRows, SFTBatch, TokenBatch
+from rlstack.batch import CriticBatch, PairBatch, PolicyBatch, SelectableRows, SFTBatch, TokenBatch
 from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.config.critic import CriticConfig
 from rlstack.config.preference import KTOObjective, PairObjective
+from rlstack.config.reward_model import RewardLossConfig
 from rlstack.metrics import Metrics
 from rlstack.planning.phases import Transport
 from rlstack.preference_batch import JudgedPreferenceBatch, PreferenceBatch
@@ -111,6 +112,21 @@ class CriticActor(_TrainerActor):
 
     def update(self, batch: CriticBatch, config: CriticConfig) -> Metrics:
         return self.rank.update(batch, config)
+
+
+class RewardTrainerActor(_TrainerActor):
+    """`workers.reward_trainer.RewardModelRank` as an actor."""
+
+    def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
+        from workers.reward_trainer import RewardModelRank
+
+        self.rank = RewardModelRank(spec, rank=rank)
+
+    def update(self, batch: PairBatch, config: RewardLossConfig) -> tuple[Tensor, Tensor, Metrics]:
+        return self.rank.update(batch, config)
+
+    def scores(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        return self.rank.scores(batch)
 
 
 class ReferenceActor:

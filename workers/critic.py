@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import deepspeed
 import torch
 from torch import Tensor, nn
 
@@ -10,9 +9,9 @@ from rlstack.algorithms.catalog import critic_loss
 from rlstack.batch import CriticBatch, TokenBatch
 from rlstack.config.critic import CriticConfig
 from rlstack.metrics import Metrics
-from workers.loading import load_scalar_model
 from workers.model import TokenValues, per_token
 from workers.packed import pack
+from workers.scalar_model import load_trainable
 from workers.trainer import TrainerRank
 
 
@@ -23,14 +22,7 @@ class CriticRank(TrainerRank):
 
     def build(self) -> nn.Module:
         """A classifier with one label; a new head starts at 0, so that all values do."""
-        self.model, new_head = load_scalar_model(
-            self.spec.model, device=self.device, key="critic.path"
-        )
-        if new_head:
-            weight = self.model.score.weight
-            sharded = [weight] if hasattr(weight, "ds_id") else []
-            with deepspeed.zero.GatheredParameters(sharded, modifier_rank=0, enabled=bool(sharded)):
-                nn.init.zeros_(weight)
+        self.model = load_trainable(self.spec.model, device=self.device, key="critic.path")
         return TokenValues(self.model)
 
     def values(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:

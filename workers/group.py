@@ -10,13 +10,15 @@ import torch
 from ray.actor import ActorHandle
 from torch import Tensor
 
-from rlstack.batch import CriticBatch, PolicyBatch, Rows, SFTBatch, TokenBatch
+from rlstack.batch import CriticBatch, PairBatch, PolicyBatch, Rows, SFTBatch, TokenBatch
 from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.config.critic import CriticConfig
 from rlstack.config.preference import KTOObjective, PairObjective
+from rlstack.config.reward_model import RewardLossConfig
 from rlstack.metrics import Metrics, merge
 from rlstack.planning.phases import Transport
 from rlstack.preference_batch import JudgedPreferenceBatch, PreferenceBatch, plain_rows
+from rlstack.preference_evaluation import PairScores, pair_metrics
 from workers.specs import SendReport
 
 
@@ -149,6 +151,30 @@ class CriticGroup(TrainerGroup):
     async def update(self, batch: CriticBatch, config: CriticConfig) -> Metrics:
         """See `rlstack.protocols.Critic`."""
         return await self.step("update", batch, config)
+
+
+class RewardTrainerGroup(TrainerGroup):
+    """All ranks of the trainer of a reward model."""
+
+    async def update(self, batch: PairBatch, config: RewardLossConfig) -> Metrics:
+        """One optimizer step on the whole batch; `reward_model/...` of its scores before it."""
+        found = await self.all("update", ray.put(batch), config)
+        scores = _pair_scores(batch, [(pairs, values) for pairs, values, _ in found])
+        measured = merge(metrics for _, _, metrics in found)
+        return measured + pair_metrics(scores, prefix="reward_model")
+
+    async def scores(self, batch: PairBatch) -> PairScores:
+        """Scores of any number of pairs, without learning from them."""
+        return _pair_scores(batch, await self.all("scores", ray.put(batch)))
+
+
+def _pair_scores(batch: PairBatch, parts: Sequence[tuple[Tensor, Tensor]]) -> PairScores:
+    """Put together from the pairs (int64 [n]) and scores (float32 [n, 2]) of every rank."""
+    scores = torch.zeros((batch.num_rows // 2, 2), dtype=torch.float64)
+    for pairs, values in parts:
+        scores[pairs] = values.double()
+    chosen, rejected = scores.numpy().T
+    return PairScores(chosen=chosen, rejected=rejected, data_sources=batch.data_sources)
 
 
 class ReferenceGroup(RankGroup):

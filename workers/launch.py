@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -20,16 +19,28 @@ from rlstack.config.placement import PlacementConfig, RolePlacement
 from rlstack.config.rollout import RolloutConfig
 from rlstack.errors import PlacementError
 from rlstack.planning.phases import DeviceState, choose_transport
-from workers.actors import CriticActor, EngineActor, PolicyActor, ReferenceActor
+from workers.actors import (
+    CriticActor,
+    EngineActor,
+    PolicyActor,
+    ReferenceActor,
+    RewardTrainerActor,
+)
+from workers.cluster import join
 from workers.engines import EngineGroup
-from workers.group import CriticGroup, PolicyGroup, ReferenceGroup, TrainerGroup
+from workers.group import (
+    CriticGroup,
+    PolicyGroup,
+    ReferenceGroup,
+    RewardTrainerGroup,
+    TrainerGroup,
+)
 from workers.placing import Placed, place
 from workers.reallocator import Reallocator
 from workers.reward_model import RewardModelActor, RewardModelGroup, RewardModelSpec
 from workers.runtime_env import engine_environment, trainer_environment
 from workers.specs import EngineSpec, TrainedRole, TrainerSpec
 
-CONNECT_TIMEOUT_S = 5.0
 PLACEMENT_TIMEOUT_S = 120.0
 SHUTDOWN_TIMEOUT_S = 20.0
 
@@ -43,6 +54,8 @@ class LaunchSpec:
     """Of the policy and the engines."""
     seed: int
     policy: TrainedRole | None = None
+    reward_trainer: TrainedRole | None = None
+    """Trains a reward model in the policy's place: a run has one or the other."""
     critic: TrainedRole | None = None
     reference: ModelConfig | None = None
     """A frozen model; its ranks are set up as the policy's trainer is."""
@@ -75,7 +88,7 @@ class LaunchSpec:
         """The resources of every role."""
         return place(
             self.placement,
-            trained=self.policy is not None,
+            trained=self.policy is not None or self.reward_trainer is not None,
             others=self.others(),
             engines=self.rollout is not None,
             device=device,
@@ -87,6 +100,7 @@ class Roles:
     """The running worker groups."""
 
     policy: PolicyGroup | None
+    reward_trainer: RewardTrainerGroup | None
     critic: CriticGroup | None
     reference: ReferenceGroup | None
     reward_models: RewardModelGroup | None
@@ -101,7 +115,7 @@ async def launch(spec: LaunchSpec) -> AsyncIterator[Roles]:
     Raises:
         PlacementError: if the cluster cannot be reached or does not hold the roles.
     """
-    _join_cluster(spec)
+    join(spec.ray_address, cpus=ceil(spec.place(device="cpu").total("CPU")))
     try:
         launcher = _Launcher(spec)
         try:
@@ -110,34 +124,6 @@ async def launch(spec: LaunchSpec) -> AsyncIterator[Roles]:
             await launcher.stop()
     finally:
         ray.shutdown()
-
-
-def _join_cluster(spec: LaunchSpec) -> None:
-    if spec.ray_address is not None:
-        try:
-            check_reachable(spec.ray_address)
-            ray.init(address=spec.ray_address, log_to_driver=False, logging_level="ERROR")
-        except (OSError, ValueError, RuntimeError) as error:
-            raise PlacementError(
-                f"ray_address: no Ray cluster answers at {spec.ray_address!r}; start one with "
-                f"`ray start --head`, or leave ray_address=null to run inside this command: {error}"
-            ) from error
-        return
-    cpus = ceil(spec.place(device="cpu").total("CPU"))
-    # Phases take turns, so more logical CPUs than cores is no overload.
-    ray.init(
-        num_cpus=max(cpus, os.cpu_count() or 1),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-
-
-def check_reachable(address: str) -> None:
-    """Raise OSError at once if nothing listens at host:port; Ray itself tries for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 class _Launcher:
@@ -198,7 +184,9 @@ class _Launcher:
         critic = self._critic(spec.critic) if spec.critic else None
         reference = self._reference(spec.reference) if spec.reference else None
         reward_models = self._reward_models(spec.reward_models) if spec.reward_models else None
-        groups = [g for g in (policy, critic, reference, reward_models) if g is not None]
+        reward_trainer = self._reward_trainer(spec.reward_trainer) if spec.reward_trainer else None
+        roles = (policy, reward_trainer, critic, reference, reward_models)
+        groups = [group for group in roles if group is not None]
         starting = [group.start() for group in groups]
         resident: list[TrainerGroup] = [policy] if policy else []
         if critic is not None and spec.placement.critic.devices == "policy":
@@ -218,6 +206,7 @@ class _Launcher:
             reallocator = await self._reallocator(policy, engines, resident)
         return Roles(
             policy=policy,
+            reward_trainer=reward_trainer,
             critic=critic,
             reference=reference,
             reward_models=reward_models,
@@ -268,6 +257,7 @@ class _Launcher:
             trainer=role.trainer,
             temperature=spec.logprob_temperature,
             total_updates=role.total_updates,
+            features=role.features,
             seed=spec.seed,
             device=self.device,
             num_ranks=num_ranks,
@@ -276,6 +266,9 @@ class _Launcher:
 
     def _policy(self, role: TrainedRole) -> PolicyGroup:
         return PolicyGroup(self._trained(PolicyActor, role, name="trainer"), turn=self.policy_turn)
+
+    def _reward_trainer(self, role: TrainedRole) -> RewardTrainerGroup:
+        return RewardTrainerGroup(self._trained(RewardTrainerActor, role, name="trainer"))
 
     def _critic(self, role: TrainedRole) -> CriticGroup:
         ranks = self._trained(CriticActor, role, name="critic")

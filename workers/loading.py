@@ -67,8 +67,8 @@ def load_scalar_model(
             f"weights {', '.join(sorted(missing)) or 'of a linear layer score'}; give a causal "
             "model, or a sequence classifier made from one"
         )
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = load_tokenizer(config).pad_token_id
+    # Where a row is padded with it, Hugging Face reads the score before it.
+    model.config.pad_token_id = load_tokenizer(config).pad_token_id
     _without_dropout(model)
     return model, bool(missing)
 
@@ -177,6 +177,11 @@ def model_fingerprint(config: ModelConfig) -> str:
         return repr((found, config.dtype))
     hf_config = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
     return repr((config.path, getattr(hf_config, "_commit_hash", None), config.dtype))
+
+
+def same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether two tokenizers write every text with the same token ids."""
+    return one.get_vocab() == other.get_vocab()
 
 
 def is_model_directory(path: Path) -> bool:

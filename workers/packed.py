@@ -1,6 +1,6 @@
 """Rows laid end to end without padding, and the attention that keeps them apart."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ class PackedRows:
     """Rows of a [B, T] batch laid end to end without padding.
 
     token_ids, position_ids: int64 [1, L]. boundaries: int32 [rows + 1], cumulative lengths.
-    predictors: int64 [N], where in L the model predicts each loss token. targets: int64 [N].
+    predictors: int64 [N], where in L the model's output is read: where it predicts each loss token,
+    or where it scores each row. targets: int64 [N], the loss tokens; none where rows are scored.
     """
 
     token_ids: Tensor
@@ -58,6 +59,17 @@ def pack(token_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor) -> Packed
         predictors=positions - 1,
         targets=flat_ids[positions],
     )
+
+
+def pack_scored(token_ids: Tensor, attention_mask: Tensor, *, pad_token_id: int) -> PackedRows:
+    """Lay rows end to end to be scored, each at its last token that is not `pad_token_id`.
+
+    Hugging Face's sequence classifiers read their score there: where the end of sequence doubles as
+    padding, that is the token before it. token_ids, attention_mask: as in `pack`.
+    """
+    packed = pack(token_ids, attention_mask, torch.zeros_like(attention_mask))
+    columns = torch.arange(token_ids.shape[1]) * (attention_mask & (token_ids != pad_token_id))
+    return replace(packed, predictors=packed.boundaries[:-1].long() + columns.amax(dim=1))
 
 
 def packed_sdpa(

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from rlstack.config.model import ModelConfig
 from rlstack.config.rollout import RolloutConfig
 from rlstack.config.trainer import TrainerConfig
+from rlstack.data.features import FeatureScale
 from rlstack.planning.phases import Transport
 from rlstack.types import FinishReason
 
@@ -19,6 +20,8 @@ class TrainedRole:
     model: ModelConfig
     trainer: TrainerConfig
     total_updates: int
+    features: FeatureScale | None = None
+    """Of the responses that a reward model scores, where the data have some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,7 @@ class TrainerSpec:
     device: str
     num_ranks: int
     threads: int
+    features: FeatureScale | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

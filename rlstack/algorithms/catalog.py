@@ -1,24 +1,29 @@
 """From configuration to functions: the only place that knows which algorithm is configured."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from rlstack.algorithms import (
     advantages,
     correction,
+    gae,
     kl,
     measurements,
     policy_losses,
     reductions,
     sequence_losses,
+    shaping,
+    value_losses,
 )
-from rlstack.batch import PolicyBatch, TokenBatch
+from rlstack.batch import CriticBatch, PolicyBatch, TokenBatch
 from rlstack.config.algorithm import (
     AlgorithmConfig,
     CISPOLoss,
     DrGRPOAdvantage,
     FixedLength,
+    GAEAdvantage,
     GMPOLoss,
     GPGAdvantage,
     GRPOAdvantage,
@@ -39,15 +44,21 @@ from rlstack.config.algorithm import (
     TokenMean,
     TruncatedCorrection,
 )
+from rlstack.config.critic import CriticConfig
 from rlstack.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AdvantageEstimate:
-    """advantages and correction_weights, float32 [B, T], and what was measured on the way."""
+    """What a step learns from, and what was measured on the way.
+
+    advantages, correction_weights: float32 [B, T]. returns: float32 [B, T], reward units, what the
+    critic should have said; None without a critic.
+    """
 
     advantages: Tensor
     correction_weights: Tensor
+    returns: Tensor | None
     metrics: Metrics
 
 
@@ -55,30 +66,73 @@ def estimate_advantages(
     batch: TokenBatch,
     old_logprobs: Tensor,
     ref_logprobs: Tensor,
+    values: Tensor | None = None,
     *,
     config: AlgorithmConfig,
     kl_coef: float,
 ) -> AdvantageEstimate:
     """Advantages of a whole step's rollouts, and the weights that correct engine/trainer mismatch.
 
-    old_logprobs, ref_logprobs: float32 [B, T], nats. kl_coef: reward units per nat, this step's.
+    old_logprobs, ref_logprobs: float32 [B, T], nats. values: float32 [B, T], reward units, the
+    critic's, where the algorithm needs them. kl_coef: reward units per nat, this step's.
     """
     mask = batch.loss_mask
+    batch = _shaped(batch, config)
     penalty = None
     if config.kl.placement == "reward" and config.needs_reference:
         assert config.kl.estimator != "k3_corrected", "RLConfig.problems rules it out"
         penalty = kl_coef * kl.kl_per_token(
             old_logprobs, ref_logprobs, mask, estimator=config.kl.estimator
         )
-    estimated = _advantages(batch, penalty, config)
+    returns = None
+    if isinstance(config.advantage, GAEAdvantage):
+        assert values is not None
+        estimated, returns = _gae(batch, penalty, values, config.advantage)
+    else:
+        estimated = _advantages(batch, penalty, config)
     log_ratio = correction.log_mismatch(old_logprobs, batch.rollout_logprobs, mask)
     corrected = _correction(log_ratio, mask, config)
-    metrics = measurements.of_rewards(batch)
-    metrics += measurements.of_mismatch(log_ratio, corrected.touched, mask)
+    metrics = measurements.of_mismatch(log_ratio, corrected.touched, mask)
     metrics += measurements.of_advantages(estimated, mask)
+    if returns is not None and values is not None:
+        metrics += measurements.of_values(values, returns, mask)
     return AdvantageEstimate(
-        advantages=estimated, correction_weights=corrected.weights, metrics=metrics
+        advantages=estimated,
+        correction_weights=corrected.weights,
+        returns=returns,
+        metrics=metrics,
     )
+
+
+def _shaped(batch: TokenBatch, config: AlgorithmConfig) -> TokenBatch:
+    """The batch with its rewards clipped and whitened as configured."""
+    clip, rewards, baselines = config.reward.clip, batch.rewards.numpy(), batch.baseline_rewards
+    if clip is not None:
+        rewards = shaping.clip(rewards, low=-clip, high=clip)
+        if baselines is not None:
+            baselines = baselines.clamp(-clip, clip)
+    if config.reward.whiten:
+        rewards = shaping.whiten(rewards, shift_mean=False)
+    return replace(batch, rewards=torch.from_numpy(rewards), baseline_rewards=baselines)
+
+
+def _gae(
+    batch: TokenBatch, penalty: Tensor | None, values: Tensor, config: GAEAdvantage
+) -> tuple[Tensor, Tensor]:
+    """Advantages and returns; a rollout that could not be judged teaches nothing."""
+    mask = batch.loss_mask & ~batch.rewards.isnan().unsqueeze(1)
+    lam: float | Tensor = config.lam
+    if config.length_adaptive is not None:
+        lam = gae.length_adaptive_lambda(mask, alpha=config.length_adaptive)
+    estimated, returns = gae.decoupled_gae(
+        gae.token_rewards(batch.rewards, mask, kl_penalty=penalty),
+        values,
+        mask,
+        gamma=config.gamma,
+        policy_lam=lam,
+        critic_lam=config.critic_lam,
+    )
+    return (advantages.whiten(estimated, mask) if config.whiten else estimated), returns
 
 
 def _advantages(batch: TokenBatch, penalty: Tensor | None, config: AlgorithmConfig) -> Tensor:
@@ -106,6 +160,8 @@ def _advantages(batch: TokenBatch, penalty: Tensor | None, config: AlgorithmConf
         case ReMaxAdvantage():
             assert batch.baseline_rewards is not None
             per_rollout = advantages.remax(rewards, batch.baseline_rewards)
+        case GAEAdvantage():
+            raise AssertionError("made from values")
     return advantages.per_token(per_rollout, mask)
 
 
@@ -151,6 +207,24 @@ def policy_loss(
         loss = loss - config.entropy_coef * bonus
     metrics = measurements.of_loss(batch, loss, surrogate, logprobs, entropy, divergence)
     return loss, metrics
+
+
+def critic_loss(
+    batch: CriticBatch, values: Tensor, *, config: CriticConfig
+) -> tuple[Tensor, Metrics]:
+    """The critic's loss of the rows of `batch`: their share of the loss of the optimizer step.
+
+    values: float32 [B, T], reward units, of the critic being trained. Mean over loss tokens.
+    """
+    mask = batch.loss_mask
+    if config.value_clip is None:
+        found = value_losses.squared_error(values, batch.returns, mask)
+    else:
+        found = value_losses.clipped_squared_error(
+            values, batch.old_values, batch.returns, mask, clip=config.value_clip
+        )
+    loss = reductions.token_mean(found.loss, mask, num_loss_tokens=batch.num_loss_tokens)
+    return loss, measurements.of_value_loss(found, mask)
 
 
 def _surrogate(

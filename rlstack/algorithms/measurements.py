@@ -1,10 +1,13 @@
 """What a step measures of its rewards, advantages, mismatch and loss, as metrics that add up."""
 
+from math import isnan
+
 import torch
 from torch import Tensor
 
 from rlstack.algorithms import advantages, filtration, kl
 from rlstack.algorithms.policy_losses import PolicyLoss
+from rlstack.algorithms.value_losses import ValueLoss, explained_variance
 from rlstack.batch import PolicyBatch, TokenBatch
 from rlstack.metrics import Metrics
 
@@ -62,6 +65,34 @@ def of_loss(
         means=means,
         maxima={"policy/ratio_max": largest},
         minima={"policy/ratio_min": smallest},
+    )
+
+
+def of_value_loss(found: ValueLoss, mask: Tensor) -> Metrics:
+    """What the critic's loss of one micro-batch did; parts of a step add up."""
+    count = float(mask.sum())
+    return Metrics(
+        means={
+            "critic/loss": (float(found.loss.detach().sum()), count),
+            "critic/clip_fraction": (float(found.clipped.sum()), count),
+        }
+    )
+
+
+def of_values(values: Tensor, returns: Tensor, mask: Tensor) -> Metrics:
+    """How well the critic foresaw the returns of a step, before it learns from them."""
+    count = float(mask.sum())
+    explained = float(explained_variance(values, returns, mask))
+    metrics = Metrics(
+        means={
+            "critic/value_mean": (float(values[mask].sum()), count),
+            "critic/return_mean": (float(returns[mask].sum()), count),
+        }
+    )
+    return (
+        metrics
+        if isnan(explained)
+        else metrics + Metrics.of({"critic/explained_variance": explained})
     )
 
 

@@ -1,6 +1,6 @@
 """Group `algorithm`: which estimator, loss, KL and correction, each a tagged union."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -56,6 +56,21 @@ class MaxRLAdvantage(Frozen):
     name: Literal["maxrl"]
 
 
+class GAEAdvantage(Frozen):
+    """Generalised advantage estimates from a critic (group `critic`)."""
+
+    name: Literal["gae"]
+    gamma: float = Field(gt=0, le=1)
+    """Discount of what follows a token."""
+    lam: float = Field(ge=0, le=1)
+    critic_lam: float = Field(ge=0, le=1)
+    """Lambda of the critic's returns."""
+    length_adaptive: float | None = Field(gt=0)
+    """alpha of VAPO: lambda of a row of l tokens is 1 - 1 / (alpha l); null: `lam` for all."""
+    whiten: bool
+    """Advantages of the step to mean 0 and deviation 1."""
+
+
 AdvantageConfig = Annotated[
     GRPOAdvantage
     | DrGRPOAdvantage
@@ -64,7 +79,8 @@ AdvantageConfig = Annotated[
     | ReMaxAdvantage
     | OPOAdvantage
     | GPGAdvantage
-    | MaxRLAdvantage,
+    | MaxRLAdvantage
+    | GAEAdvantage,
     Field(discriminator="name"),
 ]
 
@@ -214,6 +230,22 @@ class DynamicSamplingConfig(Frozen):
     max_rounds: int = Field(ge=1)
 
 
+class RewardShapingConfig(Frozen):
+    """What is done to the rewards of a step before anything is estimated from them."""
+
+    clip: float | None = Field(gt=0)
+    """Rewards are held within [-clip, clip]."""
+    whiten: bool
+    """To deviation 1 over the step; the mean stays."""
+
+
+class FiltrationConfig(Frozen):
+    """Which of the sampled rollouts are trained on; see `rewards.filtration`."""
+
+    name: str
+    params: dict[str, Any]
+
+
 class AlgorithmConfig(Frozen):
     """From scored rollouts to a loss."""
 
@@ -222,7 +254,9 @@ class AlgorithmConfig(Frozen):
     reduction: ReductionConfig
     kl: KLConfig
     correction: CorrectionConfig
+    reward: RewardShapingConfig
     dynamic_sampling: DynamicSamplingConfig
+    filtration: FiltrationConfig
     entropy_coef: float = Field(ge=0)
     epochs: int = Field(ge=1)
     updates_per_epoch: int = Field(ge=1)
@@ -236,3 +270,8 @@ class AlgorithmConfig(Frozen):
     def needs_baseline(self) -> bool:
         """Whether rewards are compared with that of a greedy response to each prompt."""
         return isinstance(self.advantage, ReMaxAdvantage)
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether advantages are made from values."""
+        return isinstance(self.advantage, GAEAdvantage)

@@ -17,27 +17,28 @@ def trainer_problems(
     *,
     longest_row: int,
     row_keys: tuple[str, str],
+    key: str = "trainer",
 ) -> list[Problem]:
-    """What the trainer cannot do; `row_keys` name what makes the longest row, of `longest_row`."""
+    """What the trainer under `key` cannot do; `row_keys` make the longest row, of `longest_row`."""
     found: list[Problem] = []
     if trainer.max_tokens_per_microbatch < longest_row:
         text = (
             f"{trainer.max_tokens_per_microbatch} is less than the longest possible row, "
             f"{longest_row} tokens ({' + '.join(row_keys)}); raise it to at least that"
         )
-        found.append(Problem(("trainer.max_tokens_per_microbatch", *row_keys), text))
+        found.append(Problem((f"{key}.max_tokens_per_microbatch", *row_keys), text))
     parameters, optimizer, stage = (
-        "trainer.offload_parameters",
-        "trainer.offload_optimizer",
-        "trainer.zero_stage",
+        f"{key}.offload_parameters",
+        f"{key}.offload_optimizer",
+        f"{key}.zero_stage",
     )
     if trainer.offload_parameters and trainer.zero_stage != 3:
-        text = f"needs trainer.zero_stage=3, got {trainer.zero_stage}"
+        text = f"needs {stage}=3, got {trainer.zero_stage}"
         found.append(Problem((parameters, stage), text))
     if trainer.offload_optimizer and trainer.zero_stage == 0:
-        found.append(Problem((optimizer, stage), "needs trainer.zero_stage of 1, 2 or 3, got 0"))
+        found.append(Problem((optimizer, stage), f"needs {stage} of 1, 2 or 3, got 0"))
     if placement.device == "cpu" and (trainer.offload_optimizer or trainer.offload_parameters):
-        key = optimizer if trainer.offload_optimizer else parameters
+        offload = optimizer if trainer.offload_optimizer else parameters
         text = "moves state off a GPU; with placement.device=cpu set it to false"
-        found.append(Problem((key, "placement.device"), text))
+        found.append(Problem((offload, "placement.device"), text))
     return found

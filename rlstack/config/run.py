@@ -5,17 +5,22 @@ from pydantic import Field
 from rlstack.config.algorithm import (
     AlgorithmConfig,
     MaskedCorrection,
-    ReinforcePlusPlusAdvantage,
     RejectedCorrection,
-    ReMaxAdvantage,
 )
 from rlstack.config.base import Frozen, Problem, RunSchema
 from rlstack.config.checkpoint import CheckpointConfig
 from rlstack.config.checks import nothing_to_train_on, trainer_problems
+from rlstack.config.critic import CriticConfig
 from rlstack.config.data import DataConfig
 from rlstack.config.model import ModelConfig
 from rlstack.config.placement import PlacementConfig
 from rlstack.config.reward import RewardConfig
+from rlstack.config.rl_checks import (
+    critic_problems,
+    group_problems,
+    placement_problems,
+    row_problems,
+)
 from rlstack.config.rollout import RolloutConfig
 from rlstack.config.tracking import TrackingConfig
 from rlstack.config.trainer import TrainerConfig
@@ -49,6 +54,8 @@ class RLConfig(RunSchema):
     rollout: RolloutConfig
     trainer: TrainerConfig
     reward: RewardConfig
+    critic: CriticConfig | None = None
+    """Where the algorithm estimates advantages with one; algorithm=ppo sets it."""
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     tracking: TrackingConfig
@@ -56,18 +63,32 @@ class RLConfig(RunSchema):
     def problems(self) -> list[Problem]:
         """Impossible combinations of keys that are right by themselves."""
         return [
-            *_batch_problems(self),
-            *_group_problems(self.algorithm, self.rollout),
+            *nothing_to_train_on(self.data),
+            *row_problems(self.algorithm, self.data, self.rollout, self.placement),
+            *group_problems(self.algorithm, self.rollout),
+            *critic_problems(self.algorithm, self.critic),
+            *placement_problems(self.placement),
             *_kl_problems(self),
             *_correction_problems(self.algorithm),
             *_evaluation_problems(self),
             *self.reward.problems(),
-            *trainer_problems(
-                self.trainer,
+            *self._trainers_problems(),
+        ]
+
+    def _trainers_problems(self) -> list[Problem]:
+        trainers = {"trainer": self.trainer}
+        if self.critic is not None:
+            trainers["critic.trainer"] = self.critic.trainer
+        return [
+            problem
+            for key, trainer in trainers.items()
+            for problem in trainer_problems(
+                trainer,
                 self.placement,
                 longest_row=self.data.max_prompt_tokens + self.rollout.max_response_tokens,
                 row_keys=("data.max_prompt_tokens", "rollout.max_response_tokens"),
-            ),
+                key=key,
+            )
         ]
 
 
@@ -92,60 +113,6 @@ class EvalConfig(RunSchema):
         if not self.data.eval:
             found.append(Problem(("data.eval",), "is empty; name at least one source"))
         return found + self.reward.problems()
-
-
-def _batch_problems(config: RLConfig) -> list[Problem]:
-    found = nothing_to_train_on(config.data)
-    updates, ranks = config.algorithm.updates_per_epoch, config.placement.trainer_ranks
-    rows = config.data.prompts_per_step * config.rollout.num_samples
-    keys = ("algorithm.updates_per_epoch", "data.prompts_per_step", "rollout.num_samples")
-    if rows % updates:
-        text = (
-            f"{updates} does not divide the {rows} rollouts of a step "
-            "(data.prompts_per_step x rollout.num_samples); choose a divisor"
-        )
-        found.append(Problem(keys, text))
-    elif rows // updates % ranks:
-        text = (
-            f"{ranks} does not divide the {rows // updates} rollouts of an update "
-            "(data.prompts_per_step x rollout.num_samples / algorithm.updates_per_epoch); "
-            "choose a divisor, so that every rank has as many rows as the others"
-        )
-        found.append(Problem(("placement.trainer_ranks", *keys), text))
-    return found
-
-
-def _group_problems(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> list[Problem]:
-    """What compares the rollouts of a prompt needs two of them."""
-    chosen = algorithm.advantage
-    found: list[Problem] = []
-    if isinstance(chosen, ReinforcePlusPlusAdvantage):
-        compares = chosen.group_baseline
-    else:
-        compares = not isinstance(chosen, ReMaxAdvantage)
-    if compares and rollout.num_samples == 1:
-        text = (
-            f"advantage {chosen.name} compares the rollouts of a prompt and needs at least 2, got "
-            f"{rollout.num_samples}; raise it or use algorithm=remax, or "
-            "algorithm=reinforce_plus_plus without group_baseline"
-        )
-        found.append(Problem(("rollout.num_samples", "algorithm.advantage"), text))
-    if not algorithm.dynamic_sampling.enabled:
-        return found
-    if isinstance(chosen, ReMaxAdvantage):
-        text = (
-            "drops every group whose rewards are all equal, from which remax learns where the "
-            "greedy response differs; set it to false"
-        )
-        found.append(Problem(("algorithm.dynamic_sampling.enabled", "algorithm.advantage"), text))
-    elif rollout.num_samples == 1:
-        text = (
-            "drops every group whose rewards are all equal, as those of one rollout are; raise "
-            "rollout.num_samples or set it to false"
-        )
-        keys = ("algorithm.dynamic_sampling.enabled", "rollout.num_samples")
-        found.append(Problem(keys, text))
-    return found
 
 
 def _kl_problems(config: RLConfig) -> list[Problem]:

@@ -12,16 +12,21 @@ from rlstack.controller import Controller, Roles
 from rlstack.data.dataset import load_prompts
 from rlstack.data.held_out import without_held_out
 from rlstack.data.sampler import PromptSampler, SamplerState
+from rlstack.protocols import Trained
 from rlstack.report import write_report
 from rlstack.rollout_log import write_rollouts
 from rlstack.stages.common import check_unused, library_versions, stop_signals
+from rlstack.stages.rl_roles import check_critic, chosen_filtration, launch_spec
 from rlstack.timeline import Timeline
 from rlstack.tracking import Tracker
 from rlstack.types import Prompt
-from workers.launch import LaunchSpec, launch
-from workers.loading import check_model, check_positions, load_tokenizer
+from workers.launch import launch
+from workers.loading import (
+    check_model,
+    check_positions,
+    load_tokenizer,
+)
 from workers.scorer import ScorerPool
-from workers.specs import TrainedRole
 
 
 @dataclass(kw_only=True)
@@ -48,6 +53,8 @@ async def _run(config: RLConfig) -> RunSummary:
     # Everything a user can get wrong is checked here, before any process starts.
     spec = launch_spec(config)
     check_model(config.model)
+    check_critic(config)
+    filtration = chosen_filtration(config)
     check_positions(config.model, longest_row=spec.max_prompt_tokens + spec.max_response_tokens)
     tokenizer = load_tokenizer(config.model)
     held_out = load_prompts(config.data.eval, tokenizer, config=config.data)
@@ -87,6 +94,8 @@ async def _run(config: RLConfig) -> RunSummary:
                 scorer=scorer,
                 policy=workers.policy,
                 reference=workers.reference,
+                critic=workers.critic,
+                filtration=filtration,
                 reallocator=workers.reallocator,
             ),
             sampler=sampler,
@@ -156,6 +165,8 @@ class Training:
         elif config.checkpoint.export:
             self.tracker.phase("exporting")
             await write_folder(self.run_dir / "export", controller.roles.policy.export)
+            if controller.roles.critic is not None:
+                await write_folder(self.run_dir / "export_critic", controller.roles.critic.export)
 
     async def _evaluate(self, step: int) -> dict[str, float]:
         result = await self.controller.evaluate(self.held_out)
@@ -187,13 +198,24 @@ class Training:
             best_step=self.best_step,
             versions=library_versions(),
         )
-        await self.checkpoints.save(state, self.controller.roles.policy.save)
+        await self.checkpoints.save(state, self._save_trainers)
         self.saved_step = step
+
+    async def _save_trainers(self, directory: Path) -> None:
+        for name, trainer in self._trainers().items():
+            await trainer.save(directory / name)
+
+    def _trainers(self) -> dict[str, Trained]:
+        """By the name of their folder in a checkpoint."""
+        roles = self.controller.roles
+        critic: dict[str, Trained] = {"critic": roles.critic} if roles.critic else {}
+        return {"policy": roles.policy, **critic}
 
     async def _restore(self) -> None:
         path, state = self.checkpoints.latest()
         self.tracker.phase(f"resuming from {path}")
-        await self.controller.roles.policy.load(path / "trainer")
+        for name, trainer in self._trainers().items():
+            await trainer.load(path / "trainer" / name)
         self.controller.sampler.restore(SamplerState(**state.sampler))
         self.controller.policy_version = state.policy_version
         self.controller.kl_coef = state.kl_coef
@@ -215,21 +237,3 @@ def throughput(values: dict[str, float]) -> dict[str, float]:
         "update/tokens_per_s": num_tokens / values["time/update_s"],
         "step/tokens_per_s": num_tokens / values["time/step_s"],
     }
-
-
-def launch_spec(config: RLConfig) -> LaunchSpec:
-    """The roles of an RL run."""
-    algorithm = config.algorithm
-    longest = max(config.rollout.max_response_tokens, config.evaluation.max_response_tokens)
-    total_updates = config.total_steps * algorithm.epochs * algorithm.updates_per_epoch
-    return LaunchSpec(
-        placement=config.placement,
-        model=config.model,
-        seed=config.seed,
-        policy=TrainedRole(model=config.model, trainer=config.trainer, total_updates=total_updates),
-        reference=config.model if algorithm.needs_reference else None,
-        rollout=config.rollout,
-        max_prompt_tokens=config.data.max_prompt_tokens,
-        max_response_tokens=longest,
-        ray_address=config.ray_address,
-    )

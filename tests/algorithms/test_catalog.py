@@ -9,9 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from rlstack.algorithms import policy_losses, sequence_losses
-from rlstack.algorithms.catalog import estimate_advantages, next_kl_coef, policy_loss
-from rlstack.batch import PolicyBatch, TokenBatch
+from rlstack.algorithms import measurements, policy_losses, sequence_losses
+from rlstack.algorithms.catalog import (
+    critic_loss,
+    estimate_advantages,
+    next_kl_coef,
+    policy_loss,
+)
+from rlstack.batch import CriticBatch, PolicyBatch, TokenBatch
 from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.config.load import parse
 from rlstack.config.run import RLConfig
@@ -264,7 +269,7 @@ def test_an_unjudged_rollout_trains_nothing_and_is_counted() -> None:
     zeros = torch.zeros_like(batch.rollout_logprobs)
     estimate = estimate_advantages(batch, zeros, zeros, config=algorithm(), kl_coef=0.0)
     assert not estimate.advantages[7].any()
-    values = estimate.metrics.values()
+    values = measurements.of_rewards(batch).values()
     assert values["reward/unjudged"] == 1 / 8
     assert values["reward/mean"] == pytest.approx(3.5 / 7)
     assert values["reward/groups_without_signal"] == 0
@@ -298,12 +303,9 @@ def test_remax_compares_with_the_greedy_response_alone() -> None:
     per_rollout = estimate.advantages.sum(dim=1) / batch.loss_mask.sum(dim=1)
     expected = torch.tensor([1.0, 0.0, 0.5, 0.0, 0.0, 0.0, -1.0, 0.0])
     torch.testing.assert_close(per_rollout, expected)
-    assert estimate.metrics.values()["reward/groups_without_signal"] == 0
+    assert measurements.of_rewards(batch).values()["reward/groups_without_signal"] == 0
     alone = dataclasses.replace(batch, group_ids=torch.arange(ROWS))
-    estimate = estimate_advantages(
-        alone, zeros, zeros, config=algorithm("algorithm=remax"), kl_coef=0.05
-    )
-    assert estimate.metrics.values()["reward/groups_without_signal"] == 5 / 8
+    assert measurements.of_rewards(alone).values()["reward/groups_without_signal"] == 5 / 8
 
 
 def test_opo_weighs_by_loss_tokens_not_by_columns() -> None:
@@ -317,3 +319,67 @@ def test_opo_weighs_by_loss_tokens_not_by_columns() -> None:
     found = estimate.advantages[:4].sum(dim=1) / lengths
     torch.testing.assert_close(found, expected)
     assert not torch.allclose(expected, rewards - rewards.mean())
+
+
+def ppo(*overrides: str) -> RLConfig:
+    return parse(RLConfig, rl_values("algorithm=ppo", *overrides))
+
+
+def test_ppo_estimates_from_the_values_with_the_kl_taken_off_each_token() -> None:
+    batch = token_batch()
+    old = torch.where(batch.loss_mask, 0.3, 0.0)
+    zeros = torch.zeros_like(old)
+    values = torch.where(batch.loss_mask, 0.25, 0.0)
+    config = ppo("algorithm.advantage.whiten=false", "algorithm.advantage.lam=1").algorithm
+    found = estimate_advantages(batch, old, zeros, values, config=config, kl_coef=0.1)
+    assert found.returns is not None
+    for row in range(ROWS - 1):  # the last could not be judged
+        mask = batch.loss_mask[row]
+        # What is left of the penalties from each token on, and the reward.
+        left = torch.arange(int(mask.sum()), 0, -1)
+        expected = batch.rewards[row] - 0.1 * 0.3 * left
+        torch.testing.assert_close(found.returns[row][mask], expected)
+        torch.testing.assert_close(found.advantages[row][mask], expected - 0.25)
+    assert not found.returns[-1].any()
+
+
+def test_rewards_are_clipped_and_whitened_before_anything_else() -> None:
+    batch = dataclasses.replace(token_batch(), rewards=torch.linspace(-4, 4, ROWS))
+    zeros = torch.zeros_like(batch.rollout_logprobs)
+    clipped = algorithm("algorithm=dr_grpo", "algorithm.reward.clip=1")
+    by_hand = dataclasses.replace(batch, rewards=batch.rewards.clamp(-1, 1))
+    plain = algorithm("algorithm=dr_grpo")
+    torch.testing.assert_close(
+        estimate_advantages(batch, zeros, zeros, config=clipped, kl_coef=0.0).advantages,
+        estimate_advantages(by_hand, zeros, zeros, config=plain, kl_coef=0.0).advantages,
+    )
+    whitened = algorithm("algorithm=dr_grpo", "algorithm.reward.whiten=true")
+    torch.testing.assert_close(
+        estimate_advantages(batch, zeros, zeros, config=whitened, kl_coef=0.0).advantages,
+        estimate_advantages(batch, zeros, zeros, config=plain, kl_coef=0.0).advantages
+        / batch.rewards.std(),
+    )
+
+
+def test_the_critics_loss_is_the_mean_over_the_tokens_of_the_step() -> None:
+    batch = token_batch()
+    tokens = {f.name: getattr(batch, f.name) for f in dataclasses.fields(TokenBatch)}
+    returns = torch.where(batch.loss_mask, 1.0, 0.0)
+    count = int(batch.loss_mask.sum())
+    whole = CriticBatch(
+        **tokens, old_values=torch.zeros_like(returns), returns=returns, num_loss_tokens=count
+    )
+    critic = ppo("critic.value_clip=0.1").critic
+    assert critic is not None
+    values = torch.where(batch.loss_mask, 0.4, 0.0).requires_grad_()
+    loss, metrics = critic_loss(whole, values, config=critic)
+    assert loss.item() == pytest.approx(0.5 * 0.9**2)  # held back at 0.1
+    assert metrics.values()["critic/clip_fraction"] == 1.0
+    parts = [
+        critic_loss(whole.select(rows), values[rows], config=critic)[0]
+        for rows in torch.arange(ROWS).chunk(3)
+    ]
+    assert sum(parts).item() == pytest.approx(loss.item())
+    free = ppo("critic.value_clip=null").critic
+    assert free is not None
+    assert critic_loss(whole, values, config=free)[0].item() == pytest.approx(0.5 * 0.6**2)

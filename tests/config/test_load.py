@@ -61,7 +61,8 @@ def test_every_experiment_parses(name: str) -> None:
 
 @pytest.mark.parametrize("override", [*(f"algorithm={name}" for name in ALGORITHMS), *VARIANTS])
 def test_every_algorithm_and_each_of_its_variants_parses(override: str) -> None:
-    assert parse(RLConfig, rl_values(override))
+    method = ["algorithm=ppo"] if override.endswith("=gae") else []
+    assert parse(RLConfig, rl_values(*method, override))
 
 
 @pytest.mark.parametrize("name", REWARDS)
@@ -115,9 +116,13 @@ def test_the_clip_of_dapo_is_higher_and_can_be_overridden() -> None:
 )
 def test_every_advantage_parses_and_says_whether_it_needs_a_group(name: str) -> None:
     override = f"algorithm/advantage={name}"
-    assert parse(RLConfig, rl_values(override)).algorithm.advantage.name == name
+    algorithm = "algorithm=ppo" if name == "gae" else "algorithm=grpo"
+    assert parse(RLConfig, rl_values(algorithm, override)).algorithm.advantage.name == name
     alone = rl_values(override, "rollout.num_samples=1")
-    if name in ("remax", "reinforce_plus_plus"):
+    if name == "gae":
+        assert "critic: is missing" in problems(rl_values(override))
+        assert parse(RLConfig, rl_values("algorithm=ppo", "rollout.num_samples=1"))
+    elif name in ("remax", "reinforce_plus_plus"):
         assert parse(RLConfig, alone)
     else:
         assert f"rollout.num_samples: advantage {name} compares" in problems(alone)

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rewards.filtration import Candidates, filtration_policy
+from rewards.filtration import filtration_policy
 from rlstack.errors import RewardError
+from rlstack.types import Candidates
 
 CANDIDATES = Candidates(
     rewards=np.array([0.0, 1.0, 0.5, 1.0, 1.0, np.nan, 0.2, 0.1]),
@@ -41,6 +42,16 @@ def test_policies_by_rank() -> None:
         assert drawn in ([0, 1, 3, 4, 6, 7], [1, 2, 3, 4, 6, 7])
         again = filtration_policy("best_random").select(CANDIDATES, seed=seed).tolist()
         assert drawn == again
+
+
+def test_soft_policies_draw_by_trust() -> None:
+    by_power = filtration_policy("soft", strategy="power", power=8.0, num_samples=20)
+    drawn = by_power.select(CANDIDATES, seed=0).tolist()
+    assert len(drawn) == 60
+    assert set(drawn) <= {0, 1, 2, 3, 4, 6, 7}
+    assert drawn.count(1) > 15  # 1.0 against 0.5 and 0.0, to the eighth power
+    ranked = filtration_policy("soft", num_samples=40).select(CANDIDATES, seed=1).tolist()
+    assert 10 < ranked.count(1) < 30  # half of the weight is the best one's
 
 
 @pytest.mark.parametrize(

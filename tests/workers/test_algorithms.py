@@ -13,6 +13,7 @@ from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles
 from rlstack.data.dataset import Dataset, SkipReport, Source
 from rlstack.data.sampler import PromptSampler
+from rlstack.stages.rl_roles import chosen_filtration
 from rlstack.timeline import Timeline
 from tests.config.test_load import CONF, rl_values
 from tests.workers.conftest import (
@@ -24,6 +25,7 @@ from tests.workers.conftest import (
     trainer_config,
 )
 from workers.scorer import ScorerPool
+from workers.specs import TrainedRole
 
 pytestmark = [pytest.mark.real_stack, pytest.mark.timeout(300)]
 
@@ -42,11 +44,12 @@ def vowels(request: RewardRequest) -> float:
 
 @pytest.fixture(scope="module")
 def stack(tied_model: Path) -> Iterator[Stack]:
-    """With a reference, for the algorithms that need one; the others do not call it."""
+    """With a reference and a critic; algorithms that need none do not call them."""
     spec = launch_spec(tied_model, zero_stage=0)  # the other stages are in test_stack
-    yield from running_stack(
-        replace(spec, trainer=trainer_config(learning_rate=1e-4), reference=True)
+    role = TrainedRole(
+        model=spec.model, trainer=trainer_config(learning_rate=1e-4), total_updates=1
     )
+    yield from running_stack(replace(spec, policy=role, critic=role, reference=spec.model))
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +98,8 @@ def test_a_step_of_every_algorithm(
             scorer=scorer,
             policy=roles.policy,
             reference=roles.reference if config.algorithm.needs_reference else None,
+            critic=roles.critic if config.algorithm.needs_critic else None,
+            filtration=chosen_filtration(config),
             reallocator=roles.reallocator,
         ),
         sampler=PromptSampler(dataset, seed=0, shuffle=False, curriculum=None),
@@ -107,5 +112,7 @@ def test_a_step_of_every_algorithm(
     assert all(isfinite(value) for value in values.values())
     assert values["policy/grad_norm"] > 0
     assert values["reward/groups_without_signal"] == 0
+    if config.algorithm.needs_critic:
+        assert values["critic/grad_norm"] > 0
     assert values["mismatch/logprob_difference_max"] < 1e-4
     assert ("policy/ref_kl" in values) == config.algorithm.needs_reference

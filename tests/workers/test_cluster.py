@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from workers.launch import check_reachable
+from workers.cluster import check_reachable
 
 
 def test_a_port_where_nothing_listens() -> None:

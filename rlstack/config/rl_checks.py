@@ -1,0 +1,117 @@
+"""Combinations of keys of `rlstack rl` that cannot work together; see `RLConfig.problems`."""
+
+from rlstack.config.algorithm import (
+    AlgorithmConfig,
+    GAEAdvantage,
+    ReinforcePlusPlusAdvantage,
+    ReMaxAdvantage,
+)
+from rlstack.config.base import Problem
+from rlstack.config.critic import CriticConfig
+from rlstack.config.data import DataConfig
+from rlstack.config.placement import PlacementConfig
+from rlstack.config.rollout import RolloutConfig
+
+
+def row_problems(
+    algorithm: AlgorithmConfig, data: DataConfig, rollout: RolloutConfig, placement: PlacementConfig
+) -> list[Problem]:
+    """The rollouts of a step must be shared evenly by its updates, and those by the ranks."""
+    updates, rows = algorithm.updates_per_epoch, data.prompts_per_step * rollout.num_samples
+    keys = ("algorithm.updates_per_epoch", "data.prompts_per_step", "rollout.num_samples")
+    if rows % updates:
+        text = (
+            f"{updates} does not divide the {rows} rollouts of a step "
+            "(data.prompts_per_step x rollout.num_samples); choose a divisor"
+        )
+        return [Problem(keys, text)]
+    ranks = {"placement.trainer_ranks": placement.trainer_ranks}
+    if algorithm.needs_critic and placement.critic.ranks:
+        ranks["placement.critic.ranks"] = placement.critic.ranks
+    if algorithm.needs_reference and placement.reference.ranks:
+        ranks["placement.reference.ranks"] = placement.reference.ranks
+    return [
+        Problem(
+            (key, *keys),
+            f"{number} does not divide the {rows // updates} rollouts of an update "
+            "(data.prompts_per_step x rollout.num_samples / algorithm.updates_per_epoch); "
+            "choose a divisor, so that every rank has as many rows as the others",
+        )
+        for key, number in ranks.items()
+        if rows // updates % number
+    ]
+
+
+def critic_problems(algorithm: AlgorithmConfig, critic: CriticConfig | None) -> list[Problem]:
+    """A critic is there where values are needed, and only there."""
+    keys = ("critic", "algorithm.advantage")
+    if algorithm.needs_critic and critic is None:
+        text = "is missing, but advantage gae needs one; use algorithm=ppo, which brings it"
+        return [Problem(keys, text)]
+    if critic is not None and not algorithm.needs_critic:
+        text = (
+            f"is not needed by advantage {algorithm.advantage.name}; set critic=null or "
+            "algorithm/advantage=gae"
+        )
+        return [Problem(keys, text)]
+    return []
+
+
+def placement_problems(placement: PlacementConfig) -> list[Problem]:
+    """A role on the policy's devices has no more ranks than those."""
+    roles = {
+        "critic": placement.critic,
+        "reference": placement.reference,
+        "reward_model": placement.reward_model,
+    }
+    return [
+        Problem(
+            (f"placement.{name}.ranks", f"placement.{name}.devices", "placement.trainer_ranks"),
+            f"{role.ranks} ranks do not fit the devices of {placement.trainer_ranks} policy ranks; "
+            f"lower it or set placement.{name}.devices=own",
+        )
+        for name, role in roles.items()
+        if role.devices == "policy" and (role.ranks or 0) > placement.trainer_ranks
+    ]
+
+
+def group_problems(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> list[Problem]:
+    """What compares the rollouts of a prompt needs two of them."""
+    chosen = algorithm.advantage
+    found: list[Problem] = []
+    if isinstance(chosen, ReinforcePlusPlusAdvantage):
+        compares = chosen.group_baseline
+    else:
+        compares = not isinstance(chosen, ReMaxAdvantage | GAEAdvantage)
+    if compares and rollout.num_samples == 1:
+        text = (
+            f"advantage {chosen.name} compares the rollouts of a prompt and needs at least 2, got "
+            f"{rollout.num_samples}; raise it or use algorithm=remax, or "
+            "algorithm=reinforce_plus_plus without group_baseline"
+        )
+        found.append(Problem(("rollout.num_samples", "algorithm.advantage"), text))
+    if compares and algorithm.filtration.name == "best":
+        text = (
+            f"keeps one rollout of a prompt, but advantage {chosen.name} compares several; use "
+            "best_worst, or algorithm=ppo"
+        )
+        found.append(Problem(("algorithm.filtration.name", "algorithm.advantage"), text))
+    if algorithm.reward.whiten and isinstance(chosen, ReMaxAdvantage):
+        text = "would scale the rewards and not the greedy ones they are compared with; set false"
+        found.append(Problem(("algorithm.reward.whiten", "algorithm.advantage"), text))
+    if not algorithm.dynamic_sampling.enabled:
+        return found
+    if isinstance(chosen, ReMaxAdvantage):
+        text = (
+            "drops every group whose rewards are all equal, from which remax learns where the "
+            "greedy response differs; set it to false"
+        )
+        found.append(Problem(("algorithm.dynamic_sampling.enabled", "algorithm.advantage"), text))
+    elif rollout.num_samples == 1:
+        text = (
+            "drops every group whose rewards are all equal, as those of one rollout are; raise "
+            "rollout.num_samples or set it to false"
+        )
+        keys = ("algorithm.dynamic_sampling.enabled", "rollout.num_samples")
+        found.append(Problem(keys, text))
+    return found
