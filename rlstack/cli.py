@@ -167,15 +167,15 @@ def _run_stage(name: str, config: Any) -> None:
         case "sft":
             from rlstack.stages import sft
 
-            print(f"report: {sft.run(config).report}")
+            _say(sft.run(config))
         case "dpo":
             from rlstack.stages import dpo
 
-            print(f"report: {dpo.run(config).report}")
+            _say(dpo.run(config))
         case "rejection_sampling":
             from rlstack.stages import rejection_sampling
 
-            print(f"report: {rejection_sampling.run(config).report}")
+            _say(rejection_sampling.run(config))
         case "eval":
             from rlstack.stages import evaluate
 
@@ -183,6 +183,13 @@ def _run_stage(name: str, config: Any) -> None:
                 print(f"{key}: {value:.4f}")
         case _:
             raise AssertionError(name)
+
+
+def _say(result: Any) -> None:
+    """Where a supervised stage has left what."""
+    if result.model is not None:
+        print(f"model: {result.model}")
+    print(f"report: {result.report}")
 
 
 def _quickstart(arguments: list[str]) -> None:

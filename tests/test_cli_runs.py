@@ -232,3 +232,65 @@ def test_gsm8k_rows_through_rl_and_eval(model: Path, tmp_path: Path) -> None:
     values = json.loads((tmp_path / "evaluated/evaluation.json").read_text())
     assert {"eval/pass@1", "eval/pass@4", "eval/maj@4"} <= set(values)
     assert f"eval/pass@1: {values['eval/pass@1']:.4f}" in output
+
+
+CONVERSATIONS = [
+    [
+        {"role": "user", "content": f"What is {number} and 1?"},
+        {"role": "assistant", "content": f"It is {number + 1}."},
+        {"role": "user", "content": "Are you sure?"},
+        {"role": "assistant", "content": "Yes."},
+    ]
+    for number in range(21)
+]
+SFT_OVERRIDES = [
+    "data.train=[{type: file, path: train.jsonl}]",
+    "data.eval=[{type: file, path: test.jsonl}]",
+    "data.prompts_per_step=4",
+    "data.max_prompt_tokens=128",
+    "max_response_tokens=12",
+    "epochs=2",
+    "evaluation.every=3",
+    "checkpoint.every=2",
+    "placement.trainer_ranks=2",
+    "placement.device=cpu",
+    "trainer.learning_rate=0.001",
+    "trainer.schedule.name=linear",
+    "trainer.max_tokens_per_microbatch=150",
+]
+
+
+def write_conversations(folder: Path) -> None:
+    for name, rows in (("train", CONVERSATIONS[:16]), ("test", CONVERSATIONS[16:])):
+        lines = [json.dumps({"messages": turns}) for turns in rows]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+
+
+def test_sft_killed_and_resumed_equals_uninterrupted(model: Path, tmp_path: Path) -> None:
+    write_conversations(tmp_path)
+    run = start("sft", *SFT_OVERRIDES, f"model.path={model}", "run_dir=whole", cwd=tmp_path)
+    output = finish(run)
+    assert run.returncode == 0, output
+    assert "model: whole/export" in output
+    metrics = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").open()]
+    assert [row["step"] for row in metrics] == list(range(9))
+    assert {row["step"]: "eval/loss" in row for row in metrics} == {
+        step: step in (0, 3, 6, 8) for step in range(9)
+    }
+    assert metrics[-1]["eval/loss"] < metrics[0]["eval/loss"]
+    assert metrics[-1]["eval/token_accuracy"] > metrics[0]["eval/token_accuracy"]
+    # The schedule knows how many steps the epochs make.
+    rates = [row["policy/learning_rate"] for row in metrics[1:]]
+    assert rates == pytest.approx([0.001 * (8 - step) / 8 for step in range(8)])
+
+    run = start("sft", *SFT_OVERRIDES, f"model.path={model}", "run_dir=killed", cwd=tmp_path)
+    wait_until((tmp_path / "killed/checkpoints/step_000004").exists, run)
+    kill(run)
+    run = start("sft", "resume=killed", cwd=tmp_path)
+    output = finish(run)
+    assert run.returncode == 0, output
+    assert logged_steps(tmp_path / "killed") == list(range(9))
+    weights = "export/model.safetensors"
+    assert (tmp_path / "killed" / weights).read_bytes() == (
+        tmp_path / "whole" / weights
+    ).read_bytes()

@@ -112,14 +112,18 @@ def load_prompts(
 def checked_prompt(example: Example, tokenizer: "Tokenizer", config: DataConfig) -> Prompt:
     """The prompt of a row, rendered, if it is not too long."""
     prompt = render_prompt(example, tokenizer=tokenizer, system_prompt=config.system_prompt)
-    num_tokens = len(prompt.token_ids)
+    check_prompt_length(len(prompt.token_ids), config)
+    return prompt
+
+
+def check_prompt_length(num_tokens: int, config: DataConfig) -> None:
+    """Raise RowError if the prompt is too long."""
     if num_tokens > config.max_prompt_tokens:
         raise RowError(
             LONG_PROMPT,
             f"{num_tokens} tokens; data.max_prompt_tokens is {config.max_prompt_tokens}: "
             "raise it or set data.on_long_prompt=skip",
         )
-    return prompt
 
 
 def checked_turn(

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from rlstack.config.data import DataConfig, SourceConfig
-from rlstack.data.dataset import Dataset, checked_prompt, checked_turn, load_samples
+from rlstack.data.dataset import (
+    Dataset,
+    check_prompt_length,
+    checked_prompt,
+    checked_turn,
+    load_samples,
+)
 from rlstack.data.turns import encode_earlier_turns
 from rlstack.data.values import RowError
 from rlstack.types import Demonstration, Example
@@ -46,6 +52,7 @@ def load_demonstrations(
         prompt_mask = np.zeros(len(prompt_ids), dtype=np.bool_)
         if train_on == "all_turns":
             prompt_ids, prompt_mask = encode_earlier_turns(prompt, tokenizer=tokenizer)
+            check_prompt_length(len(prompt_ids), config)  # turn by turn there may be more tokens
         return Demonstration(
             prompt_id=prompt.prompt_id,
             data_source=prompt.data_source,

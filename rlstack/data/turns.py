@@ -33,8 +33,8 @@ def encode_turn(prompt: Prompt, response: str, *, tokenizer: "Tokenizer") -> NDA
     """
     templated = bool(prompt.messages) and tokenizer.chat_template is not None
     lead, ending = _around(prompt, tokenizer) if templated else ("", "")
-    if response.rstrip().endswith(ending):
-        ending = ""
+    if ending and response.rstrip().endswith(ending):
+        response, ending = response.rstrip(), ""
     turn, before = lead + response + ending, prompt.token_ids.tolist()
     token_ids = tokenizer.encode(prompt.text + turn, add_special_tokens=not templated)
     if token_ids[: len(before)] == before:

@@ -47,7 +47,8 @@ def run(overrides: list[str]) -> None:
         run_dir / "sft" / DEMONSTRATIONS, source=task, held_out=held_out, seed=rl_config.seed
     )
     print("quickstart 2/3: supervised warm start", flush=True)
-    sft.run(sft_config)
+    if sft.run(sft_config).stopped_early:
+        return
     print("quickstart 3/3: reinforcement learning (GRPO)", flush=True)
     summary = rl.run(rl_config)
     seconds = time.perf_counter() - start

@@ -16,7 +16,7 @@ from workers.specs import TrainedRole
 
 
 def run(config: SFTConfig) -> Summary:
-    """Train; what was achieved. The model is in RUN_DIR/export."""
+    """Train; what was achieved."""
     return asyncio.run(supervised.run(_prepare(config)))
 
 

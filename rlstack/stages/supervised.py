@@ -80,6 +80,8 @@ class Summary:
     steps_completed: int = 0
     evaluations: dict[int, dict[str, float]] = field(default_factory=dict[int, dict[str, float]])
     """step -> evaluation metrics, of this process"""
+    model: Path | None = None
+    """In Hugging Face format; None if it was not exported."""
     report: Path | None = None
     stopped_early: bool = False
 
@@ -227,7 +229,8 @@ class Training(Generic[SampleT, BatchT]):
         """Write the model in Hugging Face format, if that is wanted."""
         if self.config.checkpoint.export:
             self.tracker.phase("exporting")
-            await write_folder(self.run_dir / "export", self.learner.trainer.export)
+            self.summary.model = self.run_dir / "export"
+            await write_folder(self.summary.model, self.learner.trainer.export)
 
     def follow(self, previous: "Training[SampleT, BatchT]") -> None:
         """Take over what an earlier part of the run has found."""

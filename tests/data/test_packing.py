@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlstack.data.packing import plan_microbatches
+from rlstack.data.packing import plan_evaluation, plan_microbatches
 
 
 @st.composite
@@ -119,3 +119,31 @@ def test_a_typical_batch_takes_the_fewest_microbatches_possible() -> None:
 def test_errors(lengths: list[int], num_ranks: int, max_tokens: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan_microbatches(lengths, num_ranks=num_ranks, max_tokens=max_tokens)
+
+
+def flat_evaluation(lengths: list[int], num_ranks: int, max_tokens: int) -> list[tuple[int, ...]]:
+    plan = plan_evaluation(lengths, num_ranks=num_ranks, max_tokens=max_tokens)
+    assert len({len(batches) for batches in plan}) == 1, "ranks wait for each other"
+    for batches in plan:
+        for rows, _ in batches:
+            assert rows
+            assert sum(lengths[row] for row in rows) <= max_tokens
+    return [rows for batches in plan for rows, counts in batches if counts]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(1, 5))
+def test_evaluation_counts_every_row_once_whatever_their_number(
+    lengths: list[int], num_ranks: int
+) -> None:
+    counted = flat_evaluation(lengths, num_ranks, max_tokens=10)
+    assert sorted(row for rows in counted for row in rows) == list(range(len(lengths)))
+
+
+def test_a_rank_without_rows_repeats_one_that_does_not_count() -> None:
+    plan = plan_evaluation([5, 5, 5], num_ranks=2, max_tokens=5)
+    assert sorted(batch for batches in plan for batch in batches) == [
+        ((0,), False),
+        ((0,), True),
+        ((1,), True),
+        ((2,), True),
+    ]

@@ -171,6 +171,7 @@ def test_a_turn_that_ends_itself_ends_once() -> None:
     prompt = render_prompt(conversation("a"), tokenizer=tokenizer, system_prompt=None)
     once = encode_turn(prompt, "b", tokenizer=tokenizer).tolist()
     assert encode_turn(prompt, "b<|im_end|>", tokenizer=tokenizer).tolist() == once
+    assert encode_turn(prompt, "b<|im_end|>\n", tokenizer=tokenizer).tolist() == once
 
 
 def test_plain_text_ends_in_the_end_of_sequence_alone() -> None:

@@ -72,6 +72,25 @@ def test_packed_chunked_values_and_gradients_equal_plain_ones(
         )
 
 
+@pytest.mark.parametrize("chunk_tokens", [5, 1000])
+def test_the_likeliest_tokens_are_found(tmp_path: Path, chunk_tokens: int) -> None:
+    write_tiny_model(tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    with torch.no_grad():
+        token_ids = plain.generate(torch.tensor([[10, 20, 30]]), max_new_tokens=12, do_sample=False)
+        token_ids[0, 7] += 1
+        expected = (plain(token_ids).logits[0, :-1].argmax(-1) == token_ids[0, 1:])[2:].float()
+        attention_mask = torch.ones_like(token_ids, dtype=torch.bool)
+        packed = pack(token_ids, attention_mask, torch.arange(token_ids.shape[1])[None] >= 3)
+        model = load_causal_model(model_config(tmp_path), device=CPU)
+        module = TokenLogprobs(model, chunk_tokens=chunk_tokens)
+        logprobs, greedy = module(packed, temperature=0.7, greedy=True)
+        assert torch.equal(logprobs, module(packed, temperature=0.7)[0])
+    assert expected[:4].all()
+    assert not expected[4]
+    assert torch.equal(greedy, expected)
+
+
 def test_entropy_is_detached_unless_asked_for(tmp_path: Path) -> None:
     write_tiny_model(tmp_path)
     module = TokenLogprobs(load_causal_model(model_config(tmp_path), device=CPU), chunk_tokens=1000)

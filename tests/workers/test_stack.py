@@ -1,6 +1,7 @@
 """The real vLLM, DeepSpeed and Ray together: weights, logprobs, updates, and dying engines."""
 
 import asyncio
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +135,32 @@ def test_the_first_update_of_two_ranks_equals_plain_pytorch(stack: Stack, tmp_pa
         torch.testing.assert_close(found[name][clear], expected[name][clear], atol=1e-4, rtol=0)
         compared += int(clear.sum())
     assert compared > 0.5 * sum(p.numel() for p in gradients.values())
+
+
+def part(batch: SFTBatch, num_rows: int) -> SFTBatch:
+    rows = batch.select(torch.arange(num_rows))
+    return dataclasses.replace(rows, num_loss_tokens=int(rows.loss_mask.sum()))
+
+
+def test_held_out_loss_equals_plain_pytorch_for_any_number_of_rows(
+    stack: Stack, tmp_path: Path
+) -> None:
+    policy = stack.roles.policy
+    assert policy is not None
+    batch = demonstrations(stack.run(sample_batch(stack, version=2)))
+    stack.run(policy.export(tmp_path / "model"))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    for num_rows in (1, 7):  # of two ranks
+        rows = part(batch, num_rows)
+        found = stack.run(policy.evaluate_supervised(rows)).values()
+        with torch.no_grad():
+            logits = model(rows.token_ids, attention_mask=rows.attention_mask.long()).logits
+        logprobs = (logits[:, :-1] / 0.8).log_softmax(-1)
+        chosen = logprobs.gather(2, rows.token_ids[:, 1:, None]).squeeze(2)
+        mask = rows.loss_mask[:, 1:]
+        assert found["eval/loss"] == pytest.approx(-float(chosen[mask].mean()), abs=1e-5)
+        likeliest = logprobs.argmax(-1) == rows.token_ids[:, 1:]
+        assert found["eval/token_accuracy"] == pytest.approx(float(likeliest[mask].float().mean()))
 
 
 def test_engine_logprobs_equal_the_trainers_before_and_after_updates(stack: Stack) -> None:
