@@ -86,17 +86,17 @@ def _without_dropout(model: PreTrainedModel) -> None:
             module.attention_dropout = 0.0
 
 
-def check_model(config: ModelConfig) -> None:
+def check_model(config: ModelConfig, *, key: str = "model.path") -> None:
     """Fail early, before any process starts, if the model cannot be loaded.
 
     Raises:
-        ConfigError: naming `model.path` and the fix.
+        ConfigError: naming `key`, which gave the path, and the fix.
     """
-    hf_config = _read_config(config, key="model.path")
+    hf_config = _read_config(config, key=key)
     for name in _LOGIT_TRANSFORMS:
         if getattr(hf_config, name, None) not in (None, 1.0):
             raise ConfigError(
-                f"model.path: {config.path!r} uses {name}, which the trainer's chunked logprobs do "
+                f"{key}: {config.path!r} uses {name}, which the trainer's chunked logprobs do "
                 "not apply; choose a model without it"
             )
 

@@ -200,11 +200,12 @@ class _Rounds(Generic[SampleT]):
             opening=json.loads((folder / "round.json").read_text()),
             evaluate=self._evaluate if stage.held_out.prompts else None,
         )
+        nothing: Dataset[SampleT] = Dataset(sources=(), skipped=NOTHING_SKIPPED)
         supervised_stage = Stage(
             command=stage.command,
             config=config,
             train=dataset,
-            held_out=Dataset[SampleT](sources=(), skipped=NOTHING_SKIPPED),
+            held_out=nothing,
             spec=self.spec,
             learner=lambda _: learner,
         )
