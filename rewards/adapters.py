@@ -19,7 +19,12 @@ ANSWER_COLUMNS = ("answer", "solution", "ground_truth")
 _Params = Mapping[str, Any] | None
 
 
-@register("trl", batched=True)
+def _is_async(params: Mapping[str, Any]) -> bool:
+    """Whether the user's function waits; one that computes must not hold up an event loop."""
+    return inspect.iscoroutinefunction(import_function(params["function"]))
+
+
+@register("trl", batched=True, concurrent=_is_async)
 class TRLReward:
     """TRL's `reward_func(prompts, completions, **columns)`.
 
@@ -48,7 +53,7 @@ class TRLReward:
         return _numbers(await _call(self._function, arguments))
 
 
-@register("verl")
+@register("verl", concurrent=_is_async)
 class VerlReward:
     """verl's `compute_score(data_source, solution_str, ground_truth, extra_info)`.
 
@@ -86,7 +91,7 @@ class VerlReward:
         )
 
 
-@register("openrlhf", batched=True)
+@register("openrlhf", batched=True, concurrent=_is_async)
 class OpenRLHFReward:
     """OpenRLHF's local `reward_func(queries, prompts, labels)`.
 
@@ -122,7 +127,7 @@ def openrlhf_remote(requests: Sequence[RewardRequest], *, url: str) -> list[Rewa
         return _rewards(loads(answer.read()))
 
 
-@register("verifiers")
+@register("verifiers", concurrent=lambda _: False)
 class VerifiersReward:
     """A `verifiers` rubric: weighted functions of prompt, completion, answer, state, info.
 

@@ -63,7 +63,8 @@ class Code:
 
         mode: how programs are confined; see `rewards/sandbox/job.py`. Never weakened by itself.
         time_limit_s: seconds of wall clock for each run: a case with stdin, or all calls together.
-        memory_mib: address space of each process. processes: with threads. file_mib: files written.
+        memory_mib: memory of all processes together, and address space of each. processes: with
+            threads. file_mib: files written.
         output_kib: standard output and standard error, each; more is a failure.
         partial_credit: the share of the cases that pass; assert programs are passed or not.
         tolerance: relative and absolute, between an expected float and a returned one.
@@ -160,7 +161,8 @@ class Code:
             answers = []
         answers += [b""] * (len(calls) - len(answers))
         return [
-            not outcome.timed_out and not outcome.output_exceeded and self._right(answer, case)
+            not (outcome.timed_out or outcome.output_exceeded or outcome.memory_exceeded)
+            and self._right(answer, case)
             for answer, case in zip(answers, checks.cases, strict=True)
         ]
 
@@ -184,7 +186,8 @@ class Code:
             entry_point=entry_point,
         )
         ended, judged = self._sandbox.run_judged(program, tests, self._judge)
-        return float(not ended.output_exceeded and _verdict(judged))
+        spoiled = ended.output_exceeded or ended.memory_exceeded
+        return float(not spoiled and _verdict(judged))
 
     def _require_python(self, key: str) -> None:
         if self._command:
@@ -261,8 +264,8 @@ def _lines(text: bytes) -> list[bytes]:
 
 
 def _verdict(judged: Outcome) -> bool:
-    """What the tests say; without a word of theirs, they were ended by the time limit."""
-    if judged.timed_out:
+    """What the tests say; what ends them once they have called the program is its own doing."""
+    if judged.timed_out or (judged.results and not judged.results.strip()):
         return False
     try:
         verdict = json.loads(judged.results)

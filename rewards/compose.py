@@ -4,13 +4,21 @@ import asyncio
 import inspect
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 from rewards.composition import Component, check, combine, with_retries
-from rewards.registry import ROW, BoundReward, Reward, bind
+from rewards.registry import (
+    ROW,
+    BoundReward,
+    Reward,
+    Stateful,
+    bind,
+    info,
+    registered_names,
+)
 from rlstack.errors import RewardError
 from rlstack.types import RewardRequest, Score
 
@@ -69,40 +77,83 @@ class ComposedReward:
         """Whether component `index` judges the rollouts of a prompt together."""
         return self._bound[index].batched
 
-    def set_up(self) -> None:
-        """Set up every class-based reward.
+    def is_stateful(self, index: int) -> bool:
+        """Whether component `index` remembers what it judged: it has `state` and `restore`."""
+        return self._bound[index].stateful
+
+    def is_concurrent(self, index: int, row_reward: str | None = None) -> bool:
+        """Whether component `index` is async; `row` is what `row_reward`, the row's reward, is."""
+        if self.components[index].name == ROW:
+            return row_reward in registered_names() and info(row_reward or "").concurrent({})
+        return self._bound[index].concurrent
+
+    def set_up(self, indices: Iterable[int] | None = None) -> None:
+        """Set up these class-based rewards, or all.
 
         Raises:
             RewardError: naming the reward and the cause, if one fails.
         """
-        for index, component in enumerate(self.components):
+        for index in range(len(self.components)) if indices is None else indices:
             try:
                 self._reward(index)
             except (Exception, SystemExit) as error:
                 raise RewardError(
-                    f"reward {component.key!r} cannot be set up: {type(error).__name__}: {error}"
+                    f"reward {self.components[index].key!r} cannot be set up: "
+                    f"{type(error).__name__}: {error}"
                 ) from error
+
+    def state(self, index: int) -> bytes:
+        """What component `index` remembers.
+
+        Raises:
+            TypeError: if it gives something else than bytes; and whatever it raises.
+        """
+        state = self._resolve(cast(Stateful, self._reward(index)).state())
+        if not isinstance(state, bytes):
+            raise TypeError(f"state() gave {type(state).__name__}; expected bytes")
+        return state
+
+    def restore(self, index: int, state: bytes) -> None:
+        """Let component `index` remember what `state` says; raises whatever it raises."""
+        self._resolve(cast(Stateful, self._reward(index)).restore(state))
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` in the event loop that the async rewards live in."""
+        self._resolve(work)
 
     def judge(self, index: int, requests: Sequence[RewardRequest]) -> list[Score]:
         """The verdicts of component `index` alone; its parts and errors carry its label.
 
         Never raises for what the reward does. A component that is not batched is given one request.
         """
-        component, batched = self.components[index], self.is_batched(index)
         try:
-            reward = self._reward(index)
-            result = self._resolve(reward(requests if batched else requests[0]))
-            results = list(result) if batched else [result]
-            if len(results) != len(requests):
-                raise ValueError(
-                    f"{len(results)} results for {len(requests)} rollouts; "
-                    "a batched reward returns one for each, in their order"
-                )
+            result = self._resolve(self._call(index, requests))
+            return self._verdicts(index, requests, result)
         # A reward is a user's code running on a model's text: whatever it raises, sys.exit
         # included, costs what it judges only and is counted.
         except (Exception, SystemExit) as error:  # noqa: BLE001
-            return [_failure(component, error)] * len(requests)
-        return [_verdict(component, result) for result in results]
+            return [_failure(self.components[index], error)] * len(requests)
+
+    async def judge_async(self, index: int, requests: Sequence[RewardRequest]) -> list[Score]:
+        """`judge` inside `run`, beside others."""
+        try:
+            result = self._call(index, requests)
+            result = await result if inspect.isawaitable(result) else result
+            return self._verdicts(index, requests, result)
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            return [_failure(self.components[index], error)] * len(requests)
+
+    def _call(self, index: int, requests: Sequence[RewardRequest]) -> Any:
+        return self._reward(index)(requests if self.is_batched(index) else requests[0])
+
+    def _verdicts(self, index: int, requests: Sequence[RewardRequest], result: Any) -> list[Score]:
+        results = list(result) if self.is_batched(index) else [result]
+        if len(results) != len(requests):
+            raise ValueError(
+                f"{len(results)} results for {len(requests)} rollouts; "
+                "a batched reward returns one for each, in their order"
+            )
+        return [_verdict(self.components[index], result) for result in results]
 
     def close(self) -> None:
         """Tear down what was set up; a reward that fails at it does not keep the others from it."""
@@ -149,6 +200,11 @@ def bind_row_reward(name: str) -> BoundReward:
             f"reward {name!r} judges whole groups, so no row can name it. List it as a component, "
             "with data_sources if it is for some rows only."
         )
+    if bound.stateful:
+        raise RewardError(
+            f"reward {name!r} keeps a state, so no row can name it. List it as a component, with "
+            "data_sources if it is for some rows only."
+        )
     return bound
 
 
@@ -160,7 +216,7 @@ def _bind(component: Component) -> BoundReward:
             f"reward component {ROW!r} takes no params, got {', '.join(component.params)}: the row "
             "chooses the reward. Remove them, or name that reward as a component of its own."
         )
-    return BoundReward(ROW, batched=False, make=_RowReward)
+    return BoundReward(ROW, batched=False, concurrent=False, stateful=False, make=_RowReward)
 
 
 class _RowReward:

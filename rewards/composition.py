@@ -137,6 +137,7 @@ def combine(
     """
     parts: dict[str, float] = {}
     errors: list[str] = []
+    num_errors: dict[str, int] = {}
     extracted_answer: str | None = None
     dropped = False
     for component in components:
@@ -144,6 +145,8 @@ def combine(
             continue
         verdict = verdicts[component.key]
         errors += verdict.errors
+        if verdict.errors:
+            num_errors[component.key] = len(verdict.errors)
         parts |= verdict.parts
         if extracted_answer is None:
             extracted_answer = verdict.extracted_answer
@@ -156,6 +159,7 @@ def combine(
         parts=parts,
         extracted_answer=extracted_answer,
         errors=tuple(errors),
+        num_errors=num_errors,
     )
 
 

@@ -1,17 +1,20 @@
 """Reward `episodic_memory`: near past successes of similar prompts, far from past failures."""
 
 import inspect
+import io
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from rewards.registry import build, register
 from rewards.sources import import_function
 from rewards.text_embedding import NearestIndex, embed, hashed_ngrams
-from rlstack.algorithms.episodic_memory import empty_memory, insert, score
+from rlstack.algorithms.episodic_memory import EpisodicMemory, empty_memory, insert, score
 from rlstack.types import RewardRequest, Score
 
 
@@ -30,9 +33,8 @@ class EpisodicMemoryReward:
     embedder: `package.module:function` or `file.py:function` from texts to float [N, D]; None:
         hashed character n-grams, which need no model.
 
-    A group is scored before it is remembered. Each scorer process remembers the groups it judged:
-    for one memory, put the reward behind `rlstack rewards serve --workers 1`, or use
-    `reward.num_workers=1`. The memory is not part of a checkpoint; it fills again after a resume.
+    A group is scored before it is remembered. The memory is one for the whole run and part of its
+    checkpoints. Several components of this reward, or several runs, have a memory each.
     """
 
     def __init__(
@@ -90,6 +92,49 @@ class EpisodicMemoryReward:
         self._forget()
         return [Score(value=float(reward)) for reward in rewards]
 
+    def state(self) -> bytes:
+        """The memory and the prompts, as NumPy's npz."""
+        memory = self._memory
+        arrays: dict[str, NDArray[Any]] = {
+            "warmup_left": np.array(self._warmup_left),
+            "exploit_scores": memory.exploit_scores,
+            "explore_scores": memory.explore_scores,
+        }
+        names, vectors = self._prompts.contents()
+        queries = list({**memory.successes, **memory.failures})
+        arrays["names"], arrays["queries"] = _text_array(names), _text_array(queries)
+        arrays["vectors"] = vectors
+        for row, query in enumerate(queries):
+            for outcome in ("successes", "failures"):
+                kept = getattr(memory, outcome).get(query)
+                if kept is not None:
+                    arrays[f"{outcome}_{row}"] = kept
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **arrays)
+        return file.getvalue()
+
+    def restore(self, state: bytes) -> None:
+        """Go on from the memory in `state`."""
+        with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
+            self._warmup_left = int(arrays["warmup_left"])
+            queries = _texts(arrays["queries"])
+            remembered = {
+                outcome: {
+                    query: arrays[f"{outcome}_{row}"]
+                    for row, query in enumerate(queries)
+                    if f"{outcome}_{row}" in arrays
+                }
+                for outcome in ("successes", "failures")
+            }
+            self._memory = EpisodicMemory(
+                **remembered,
+                exploit_scores=arrays["exploit_scores"],
+                explore_scores=arrays["explore_scores"],
+            )
+            self._prompts = NearestIndex()
+            for name, vector in zip(_texts(arrays["names"]), arrays["vectors"], strict=True):
+                self._prompts.add(name, vector)
+
     def _forget(self) -> None:
         """Drop the older half of the prompts when there are too many."""
         if len(self._prompts) <= self._max_prompts:
@@ -107,3 +152,12 @@ class EpisodicMemoryReward:
             result = await result
         value = result.value if isinstance(result, Score) else result
         return np.nan if value is None else float(value)
+
+
+def _text_array(texts: Sequence[str]) -> NDArray[np.uint8]:
+    """Texts as bytes of JSON: NumPy's own texts lose trailing zeros and pad to the longest."""
+    return np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)
+
+
+def _texts(array: NDArray[np.uint8]) -> list[str]:
+    return json.loads(array.tobytes())

@@ -43,13 +43,11 @@ def register_rewards(plugins: Sequence[str]) -> None:
         load_plugin(plugin)
 
 
-def import_requirements(spec: RewardSpec) -> None:
-    """Import the optional packages of every reward in `spec`, ahead of the first request."""
-    for name in _reward_names(spec):
+def import_requirements(spec: RewardSpec, indices: Sequence[int]) -> None:
+    """Import the optional packages of these components of `spec`, ahead of the first request."""
+    names = {spec.components[index].name for index in indices}
+    if ROW in names:
+        names = names - {ROW} | set(spec.row_rewards)
+    for name in sorted(names):
         for module in required_modules(name):
             importlib.import_module(module)
-
-
-def _reward_names(spec: RewardSpec) -> Sequence[str]:
-    named = [component.name for component in spec.components if component.name != ROW]
-    return [*named, *spec.row_rewards]

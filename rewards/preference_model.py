@@ -1,5 +1,6 @@
 """Reward `preference_model`: Bradley-Terry reward models, normalised, one or several."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,13 +31,14 @@ class FixedScale:
 class RunningScale:
     """Mean and standard deviation of all scores so far (Welford 1962, in batches)."""
 
-    def __init__(self) -> None:
-        self.count, self.mean, self._squares = 0, 0.0, 0.0
+    def __init__(self, count: int = 0, mean: float = 0.0, squares: float = 0.0) -> None:
+        """`squares`: sum of squared distances from the mean."""
+        self.count, self.mean, self.squares = count, mean, squares
 
     @property
     def std(self) -> float:
         """Population standard deviation; 0 before two scores."""
-        return math.sqrt(self._squares / self.count) if self.count > 1 else 0.0
+        return math.sqrt(self.squares / self.count) if self.count > 1 else 0.0
 
     def add(self, scores: Scores) -> None:
         """Count in more scores."""
@@ -44,8 +46,8 @@ class RunningScale:
             return
         total = self.count + len(scores)
         shift = float(scores.mean()) - self.mean
-        self._squares += float(scores.var()) * len(scores)
-        self._squares += shift**2 * self.count * len(scores) / total
+        self.squares += float(scores.var()) * len(scores)
+        self.squares += shift**2 * self.count * len(scores) / total
         self.mean += shift * len(scores) / total
         self.count = total
 
@@ -78,7 +80,7 @@ class PreferenceModel:
     scale: "none" leaves the logits; "running" divides by what each model's scores so far, these
         included, have as standard deviation, after their mean is taken off; `{mean, std}` uses
         these numbers for every model. A scale of its own per model keeps one from outvoting others.
-        "running" counts per scorer process: behind `rlstack rewards serve --workers 1` it is one.
+            It is part of a checkpoint.
     max_tokens, max_tokens_per_batch, special_tokens, threads: see `SequenceScorer`; threads of this
         process.
 
@@ -168,6 +170,17 @@ class PreferenceModel:
             "a reward model's score is not finite, or the row's metadata lacks a number in one of "
             f"{', '.join(self._features)}"
         )
+
+    def state(self) -> bytes:
+        """The running scales, as JSON."""
+        return json.dumps([[s.count, s.mean, s.squares] for s in self._running]).encode()
+
+    def restore(self, state: bytes) -> None:
+        """Go on from the scales of `state`; ValueError if they are of other checkpoints."""
+        scales = [RunningScale(*values) for values in json.loads(state)]
+        if len(scales) != len(self._running):
+            raise ValueError(f"{len(scales)} scales for {len(self._running)} reward models")
+        self._running = scales
 
     def _normalised(self, raw: Scores) -> Scores:
         if isinstance(self._scale, FixedScale):

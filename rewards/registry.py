@@ -7,6 +7,9 @@ A reward is a plain function that stays usable without any of this, in one of fo
     the same as `async def`
     a class: `__init__(self, *, <named params>)` sets up, `__call__` judges, `close` tears down
 
+A class that remembers what it judged also has `state() -> bytes` and `restore(state)`: it then
+lives in one process only, and its state in the checkpoints.
+
 It knows nothing of processes or time-outs: those belong to the scorer.
 """
 
@@ -16,7 +19,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, Protocol, TypeVar, cast, get_type_hints, runtime_checkable
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -37,6 +40,19 @@ ROW = "row"
 _Target = TypeVar("_Target", bound=Callable[..., Any])
 
 
+@runtime_checkable
+class Stateful(Protocol):
+    """A reward that remembers what it judged."""
+
+    def state(self) -> bytes:
+        """All that a new object needs to go on as this one would."""
+        ...
+
+    def restore(self, state: bytes) -> None:
+        """Go on as the one that gave `state` would; called before anything is judged."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class RewardInfo:
     """A registered reward."""
@@ -47,6 +63,13 @@ class RewardInfo:
     requires: tuple[str, ...]
     batched: bool
     """Whether it judges the rollouts of one prompt at once."""
+    concurrent: Callable[[Mapping[str, Any]], bool]
+    """Whether, with these parameters, many of its calls may be under way at once."""
+
+    @property
+    def stateful(self) -> bool:
+        """Whether it is a class with `state` and `restore`."""
+        return inspect.isclass(self.target) and issubclass(self.target, Stateful)
 
     @property
     def place(self) -> str:
@@ -70,6 +93,8 @@ class BoundReward:
 
     name: str
     batched: bool
+    concurrent: bool
+    stateful: bool
     make: Callable[[], Reward]
     """Sets up: calls the class; a function needs nothing."""
 
@@ -80,7 +105,11 @@ _registry: dict[str, RewardInfo] = {}
 
 
 def register(
-    name: str, *, requires: tuple[str, ...] = (), batched: bool = False
+    name: str,
+    *,
+    requires: tuple[str, ...] = (),
+    batched: bool = False,
+    concurrent: Callable[[Mapping[str, Any]], bool] | None = None,
 ) -> Callable[[_Target], _Target]:
     """Make a reward function or class known as `name`; it is returned unchanged.
 
@@ -90,6 +119,9 @@ def register(
 
     batched: the reward is given the rollouts of one prompt together and returns one result for
     each, in their order.
+
+    concurrent: whether, with these parameters, many calls may be under way at once in one event
+    loop; None: if it is `async def`. For one that is, and calls what may not be.
 
     Raises:
         RewardError: if the name is taken by another reward, or the signature is none of the forms
@@ -104,10 +136,16 @@ def register(
                 f"reward {name!r} is registered twice: {known.place} and "
                 f"{_place(target)}. Rename one of them."
             )
-        _registry[name] = RewardInfo(name, target, requires, batched)
+        waits = concurrent or (lambda _: _is_async(target))
+        _registry[name] = RewardInfo(name, target, requires, batched, waits)
         return target
 
     return decorate
+
+
+def _is_async(target: Callable[..., Any]) -> bool:
+    judge = cast(Any, target).__call__ if inspect.isclass(target) else target
+    return inspect.iscoroutinefunction(judge)
 
 
 def registered_names() -> tuple[str, ...]:
@@ -167,7 +205,13 @@ def bind(name: str, params: Mapping[str, Any]) -> BoundReward:
             )
     bound = partial(entry.target, **_validated(name, entry.target, params))
     make = bound if inspect.isclass(entry.target) else lambda: bound
-    return BoundReward(name, entry.batched, make)
+    return BoundReward(
+        name,
+        batched=entry.batched,
+        concurrent=entry.concurrent(bound.keywords),
+        stateful=entry.stateful,
+        make=make,
+    )
 
 
 def build(name: str, params: Mapping[str, Any]) -> Reward:

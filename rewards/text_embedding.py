@@ -86,6 +86,12 @@ class NearestIndex:
         self._names[self._next_key] = name
         self._next_key += 1
 
+    def contents(self) -> tuple[list[str], Vectors]:
+        """Every name with its vector, float32 [N, D], in the order in which they were added."""
+        if not self._keys:
+            return [], np.zeros((0, 0), dtype=np.float32)
+        return list(self._keys), np.array([self._index[key] for key in self._keys.values()])
+
     def keep_newest(self, count: int) -> None:
         """Forget all names but the `count` that were added last."""
         for name in list(self._keys)[: max(len(self) - count, 0)]:

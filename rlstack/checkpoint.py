@@ -1,21 +1,22 @@
 """Run state on disk: written whole or not at all, read strictly.
 
 A checkpoint is a folder RUN_DIR/checkpoints/step_000012 with `trainer/` (written by the trainer's
-ranks) and `state.json`. It is written under a temporary name and renamed when complete, so a folder
-with the final name is always whole.
+ranks), `rewards/` (a file for each reward that remembers) and `state.json`. It is written under a
+temporary name and renamed when complete, so a folder with the final name is always whole.
 """
 
 import json
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from rlstack.errors import CheckpointError
 from rlstack.folders import whole_folder
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +52,16 @@ class Checkpoints:
         folders = self.directory.glob("step_*")
         return sorted(int(f.name.removeprefix("step_")) for f in folders)
 
-    async def save(self, state: RunState, save_trainer: Callable[[Path], Awaitable[None]]) -> Path:
+    async def save(
+        self,
+        state: RunState,
+        save_trainer: Callable[[Path], Awaitable[None]],
+        *,
+        rewards: Mapping[str, bytes],
+    ) -> Path:
         """Write a checkpoint, then remove those that are no longer kept.
+
+        rewards: the states of the rewards that remember, by label.
 
         Raises:
             CheckpointError: if it cannot be written; earlier checkpoints are untouched.
@@ -60,6 +69,9 @@ class Checkpoints:
 
         async def write(partial: Path) -> None:
             await save_trainer(partial / "trainer")
+            (partial / "rewards").mkdir()
+            for label, remembered in rewards.items():
+                (partial / "rewards" / quote(label, safe="")).write_bytes(remembered)
             text = json.dumps({"format": FORMAT, **asdict(state)}, indent=2)
             (partial / "state.json").write_text(text)
 
@@ -115,6 +127,18 @@ async def write_folder(final: Path, write: Callable[[Path], Awaitable[None]]) ->
             f"could not write {final}: {reason[0]} ({free_mib:.0f} MiB are free there now). Free "
             "disk space or repair what is named, then continue the run with resume=RUN_DIR"
         ) from error
+
+
+def load_rewards(path: Path) -> dict[str, bytes]:
+    """The states of the rewards that remember, by label, of a checkpoint folder.
+
+    Raises:
+        CheckpointError: if they cannot be read.
+    """
+    try:
+        return {unquote(f.name): f.read_bytes() for f in sorted((path / "rewards").iterdir())}
+    except OSError as error:
+        raise CheckpointError(f"{path}: the states of rewards cannot be read: {error}") from error
 
 
 def load_state(path: Path) -> RunState:

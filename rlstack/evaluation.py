@@ -92,7 +92,8 @@ def _evaluate(group: Group, *, prefix: str) -> Metrics:
 def rollout_metrics(groups: Sequence[Group], *, max_response_tokens: int) -> Metrics:
     """Lengths, truncation, and the reward by component and by data source, of training rollouts.
 
-    `rollout/num_tokens` and `reward/errors` are sums, everything else is a mean over rollouts.
+    `rollout/num_tokens`, `reward/errors` and `reward/errors/<component>` are sums, everything else
+    is a mean over rollouts: `reward/judged_fraction` is the share of those that have a score.
     """
     metrics = Metrics()
     means: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
@@ -102,7 +103,7 @@ def rollout_metrics(groups: Sequence[Group], *, max_response_tokens: int) -> Met
         means[name] = (total + value, count + 1.0)
 
     lengths: list[int] = []
-    num_errors = 0
+    num_errors: Counter[str] = Counter()
     for group in groups:
         for rollout, score in zip(group.rollouts, group.scores, strict=True):
             length = len(rollout.response_ids)
@@ -110,19 +111,23 @@ def rollout_metrics(groups: Sequence[Group], *, max_response_tokens: int) -> Met
             observe("rollout/response_tokens", length)
             observe("rollout/truncated_fraction", rollout.finish_reason is FinishReason.LENGTH)
             observe("rollout/length_share", length / max_response_tokens)
-            num_errors += len(score.errors)
+            num_errors.update(score.num_errors)
+            observe("reward/judged_fraction", score.value is not None)
             for name, value in score.parts.items():
                 observe(f"reward/part/{name}", value)
             if score.value is not None:
                 observe(f"reward/source/{group.prompt.data_source}", score.value)
         if group.baseline is not None:
-            num_errors += len(group.baseline.errors)
+            num_errors.update(group.baseline.num_errors)
             observe("reward/baseline_unjudged", group.baseline.value is None)
             if group.baseline.value is not None:
                 observe("reward/baseline", group.baseline.value)
     metrics += Metrics(means=dict(means))
     if lengths:
-        metrics += Metrics.of({"rollout/num_tokens": sum(lengths), "reward/errors": num_errors})
+        metrics += Metrics.of(
+            {"rollout/num_tokens": sum(lengths), "reward/errors": num_errors.total()}
+        )
+        metrics += Metrics.of({f"reward/errors/{name}": n for name, n in num_errors.items()})
         metrics += Metrics(
             maxima={"rollout/response_tokens_max": float(max(lengths))},
             minima={"rollout/response_tokens_min": float(min(lengths))},

@@ -156,6 +156,18 @@ class Scorer(Protocol):
         """
         ...
 
+    async def state(self) -> Mapping[str, bytes]:
+        """What the rewards that remember do remember, by label; for a checkpoint."""
+        ...
+
+    async def restore(self, states: Mapping[str, bytes]) -> None:
+        """Go on from what `state` gave.
+
+        Raises:
+            RewardError: if a reward cannot.
+        """
+        ...
+
 
 class Reallocator(Protocol):
     """Moves memory and weights between phases; nothing else knows who shares devices."""

@@ -46,6 +46,12 @@ CHARTS = (
     Chart(title="Reward of training rollouts", metrics=("reward/mean",)),
     Chart(title="Reward by component", metrics=("reward/part/*",), at_least=2),
     Chart(title="Reward by data source", metrics=("reward/source/*",), at_least=2),
+    Chart(title="Failures of rewards in a step, by component", metrics=("reward/errors/*",)),
+    Chart(
+        title="Rollouts that have a score (share)",
+        metrics=("reward/judged_fraction",),
+        unit_interval=True,
+    ),
     Chart(title="Response length (tokens)", metrics=("rollout/response_tokens",)),
     Chart(
         title="Truncated responses, groups without signal (share)",

@@ -236,6 +236,8 @@ class Score:
     """The answer found in the response; majority voting compares these."""
     errors: tuple[str, ...] = ()
     """One message per component that failed or timed out."""
+    num_errors: Mapping[str, int] = field(default_factory=dict[str, int], compare=False)
+    """How many of `errors` each component made, by label; they are compared themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

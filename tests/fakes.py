@@ -1,7 +1,7 @@
 """Roles that answer at once, for tests of order and bookkeeping only."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,6 +69,12 @@ class FakeScorer:
     ) -> list[Score]:
         arrived = [await request for request in requests]
         return [Score(value=0.0 if r.data_source == "dull" else float(r.response)) for r in arrived]
+
+    async def state(self) -> dict[str, bytes]:
+        return {}
+
+    async def restore(self, states: Mapping[str, bytes]) -> None:
+        assert not states
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlstack.checkpoint import FORMAT, Checkpoints, RunState, load_state, write_folder
+from rlstack.checkpoint import FORMAT, Checkpoints, RunState, load_rewards, load_state, write_folder
 from rlstack.errors import CheckpointError
 
 STATE = RunState(
@@ -21,6 +21,8 @@ STATE = RunState(
     versions={},
 )
 
+REWARDS = {"memory": b"\0state", "a/b c..": b""}
+
 
 async def write_weights(directory: Path) -> None:
     directory.mkdir()
@@ -29,7 +31,7 @@ async def write_weights(directory: Path) -> None:
 
 def save(checkpoints: Checkpoints, step: int, *, best_step: int | None = None) -> None:
     state = replace(STATE, step=step, best_step=best_step)
-    asyncio.run(checkpoints.save(state, write_weights))
+    asyncio.run(checkpoints.save(state, write_weights, rewards=REWARDS))
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
@@ -38,6 +40,7 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     path, state = checkpoints.latest()
     assert state == replace(STATE, step=7)
     assert (path / "trainer" / "weights").read_bytes() == b"w" * 100
+    assert load_rewards(path) == REWARDS
 
 
 def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -57,7 +60,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint_and_says_so(tmp_path: Path) ->
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(CheckpointError, match=r"step_000002.*No space left.*step_000001"):
-        asyncio.run(checkpoints.save(replace(STATE, step=2), disk_full))
+        asyncio.run(checkpoints.save(replace(STATE, step=2), disk_full, rewards={}))
     assert checkpoints.steps() == [1]
     assert [path.name for path in checkpoints.directory.iterdir()] == ["step_000001"]
 

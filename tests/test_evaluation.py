@@ -101,7 +101,7 @@ def group(values: list[float | None], *, source: str, lengths: list[int]) -> Gro
     scores = [
         Score(value=v, parts={"exact": v})
         if v is not None
-        else Score(value=None, errors=("x", "y"))
+        else Score(value=None, errors=("x", "y"), num_errors={"exact": 1, "other": 1})
         for v in values
     ]
     return Group(prompt=prompt, rollouts=tuple(rollouts), scores=tuple(scores))
@@ -136,9 +136,10 @@ def test_rollout_metrics() -> None:
 def test_the_greedy_baseline_is_counted_apart() -> None:
     first = group([1.0, 1.0], source="s", lengths=[1, 1])
     second = group([0.0, 1.0], source="s", lengths=[1, 1])
+    late = Score(value=None, errors=("late",), num_errors={"exact": 1})
     groups = [
         dataclasses.replace(first, baseline=Score(value=0.5)),
-        dataclasses.replace(second, baseline=Score(value=None, errors=("late",))),
+        dataclasses.replace(second, baseline=late),
     ]
     values = rollout_metrics(groups, max_response_tokens=8).values()
     assert values["reward/baseline"] == 0.5
@@ -155,6 +156,8 @@ def test_tokens_and_errors_are_counted() -> None:
     values = rollout_metrics(groups, max_response_tokens=8).values()
     assert values["rollout/num_tokens"] == 18
     assert values["reward/errors"] == 4
+    assert (values["reward/errors/exact"], values["reward/errors/other"]) == (2, 2)
+    assert values["reward/judged_fraction"] == 0.5
     assert values["rollout/response_tokens_min"] == 2
 
 

@@ -1,27 +1,33 @@
 """Processes that run the configured rewards: isolated, with time-outs, replaced when they die."""
 
 import asyncio
+import logging
 import pickle
-import queue
-import threading
-from collections.abc import Awaitable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
+from typing import Literal, cast
 
-from rewards.composition import Component, WeightSchedule, combine, with_retries
+from rewards.composition import RETRY_ATTEMPTS, Component, WeightSchedule, combine
 from rewards.load import RewardSpec, load_reward
 from rlstack.config.reward import RewardComponent, RewardConfig
-from rlstack.errors import WorkerError
+from rlstack.errors import RewardError
 from rlstack.types import RewardRequest, Score
-from workers.scorer_connection import ScorerProcess
+from workers.scorer_dispatcher import Dispatcher
+from workers.scorer_lane import Call, Lane
+from workers.scorer_messages import Setup
 
-_TEAR_DOWN_S = 5.0
+Arrivals = Sequence["asyncio.Future[RewardRequest]"]
+_logger = logging.getLogger(__name__)
+_Verdicts = dict[str, Score]
+"""By component label."""
 
 
 class ScorerPool:
-    """A `rlstack.protocols.Scorer` over `config.num_workers` processes.
+    """A `rlstack.protocols.Scorer` over processes.
+
+    `config.num_workers` processes share the components that compute; one has those that wait (async
+    rewards), many calls at once; each one that remembers has a process of its own.
 
     Returns from construction while the processes are still starting; `ready` waits for them.
     """
@@ -35,39 +41,45 @@ class ScorerPool:
         Raises:
             RewardError: if a plugin, a reward or a parameter is wrong.
         """
-        self._spec = RewardSpec(
-            components=tuple(_component(c) for c in config.components),
-            plugins=config.plugins,
-            row_rewards=tuple(sorted(set(row_rewards))),
+        names = tuple(sorted(set(row_rewards)))
+        components = tuple(_component(c) for c in config.components)
+        self._spec = RewardSpec(components=components, plugins=config.plugins, row_rewards=names)
+        self._reward = reward = load_reward(self._spec)
+        indices = range(len(components))
+        stateful = [index for index in indices if reward.is_stateful(index)]
+        others = [index for index in indices if index not in stateful]
+        self._batched = [index for index in others if reward.is_batched(index)]
+        self._single = [index for index in others if not reward.is_batched(index)]
+        row_names = names or (None,)
+        concurrent = [i for i in others if any(reward.is_concurrent(i, row) for row in row_names)]
+        plain = [i for i in others if not all(reward.is_concurrent(i, row) for row in row_names)]
+        setup = Setup(
+            self._spec,
+            components=tuple(plain),
+            timeouts_s=tuple(c.timeout_s or config.timeout_s for c in config.components),
+            memory_bytes=int(config.memory_gib * 2**30),
+            concurrent=False,
         )
-        reward = load_reward(self._spec)
-        indices = range(len(self._spec.components))
-        self._batched = [index for index in indices if reward.is_batched(index)]
-        self._single = [index for index in indices if not reward.is_batched(index)]
-        self._timeouts_s = [c.timeout_s or config.timeout_s for c in config.components]
-        self._memory_bytes = int(config.memory_gib * 2**30)
-        self._directory = Path.cwd()
-        self._lock = threading.Lock()
-        self._closed = False
-        self._processes: set[ScorerProcess] = set()
-        self._idle: queue.SimpleQueue[ScorerProcess] = queue.SimpleQueue()
-        for _ in range(config.num_workers):
-            self._idle.put(self._start_process())
-        # One thread per process, which waits for it.
-        self._threads = ThreadPoolExecutor(config.num_workers, thread_name_prefix="scorer")
+        self._plain = Lane(setup, config.num_workers if plain else 0, 1)
+        at_once = setup._replace(components=tuple(concurrent), concurrent=True)
+        self._concurrent = Lane(at_once, 1 if concurrent else 0, config.max_concurrent)
+        self._stateful = {
+            index: Lane(setup._replace(components=(index,)), 1, 1, stateful=True)
+            for index in stateful
+        }
+        # The rewards that remember judge groups in the order in which they were asked to.
+        self._turns: dict[int, asyncio.Future[None]] = {}
+        self._numbers = count(len(components))
+        lanes = (self._plain, self._concurrent, *self._stateful.values())
+        self._dispatcher = Dispatcher([lane for lane in lanes if lane.num_processes], Path.cwd())
 
     async def ready(self) -> None:
-        """Wait until every process has built the reward.
+        """Wait until every process has built its rewards.
 
         Raises:
             WorkerError: if one cannot start; the message says why.
         """
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            processes = tuple(self._processes)
-        await asyncio.gather(
-            *(loop.run_in_executor(self._threads, process.wait_ready) for process in processes)
-        )
+        await asyncio.gather(*map(asyncio.wrap_future, self._dispatcher.started))
 
     async def score(self, request: RewardRequest, *, step: int = 0) -> Score:
         """Judge one rollout as a group of its own.
@@ -83,146 +95,187 @@ class ScorerPool:
         Raises:
             RewardError, WorkerError: as `score_group`.
         """
-        return await self.score_group([_now(request) for request in requests], step=step)
+        loop = asyncio.get_running_loop()
+        arrivals: list[asyncio.Future[RewardRequest]] = []
+        for request in requests:
+            arrivals.append(loop.create_future())
+            arrivals[-1].set_result(request)
+        return await self.score_group(arrivals, step=step)
 
     async def score_group(
         self, requests: Sequence[Awaitable[RewardRequest]], *, step: int
     ) -> list[Score]:
         """Judge the rollouts of one prompt, each as soon as it arrives.
 
-        A batched component judges when all have arrived. A failure, a time-out or a dead process is
-        in `Score.errors` and does what the component's `on_error` says.
+        A batched component judges when all have arrived, one that remembers when all groups that
+        were asked for earlier have been judged. A failure, a time-out or a dead process is in
+        `Score.errors` and does what the component's `on_error` says.
 
         Raises:
             RewardError: if a component failed whose `on_error` is `raise`.
             WorkerError: if no process can be started, or the pool was closed.
         """
         arrivals = [asyncio.ensure_future(request) for request in requests]
-        single, batched = await asyncio.gather(
-            asyncio.gather(*(self._judge_alone(arrival) for arrival in arrivals)),
-            self._judge_together(arrivals),
-        )
+        parts: list[Awaitable[list[_Verdicts]]] = [
+            self._judge_in_turn(index, arrivals) for index in self._stateful
+        ]
+        if self._batched:
+            parts.append(self._judge_together(arrivals))
+        parts.append(asyncio.gather(*(self._judge_alone(arrival) for arrival in arrivals)))
+        columns = await asyncio.gather(*parts)
         return [
-            combine(self._spec.components, arrival.result(), alone | together, step=step)
-            for arrival, alone, together in zip(arrivals, single, batched, strict=True)
+            combine(self._spec.components, arrival.result(), _joined(verdicts), step=step)
+            for arrival, *verdicts in zip(arrivals, *columns, strict=True)
         ]
 
-    async def _judge_alone(self, arrival: "asyncio.Future[RewardRequest]") -> dict[str, Score]:
-        return (await self._run(self._single, [await arrival]))[0]
+    async def state(self) -> dict[str, bytes]:
+        """What the rewards that remember do remember, by label.
 
-    async def _judge_together(
-        self, arrivals: "Sequence[asyncio.Future[RewardRequest]]"
-    ) -> list[dict[str, Score]]:
-        return await self._run(self._batched, [await arrival for arrival in arrivals])
+        One that fails to say is logged, and stands with what it last said, if anything.
+        """
+        for index, lane in self._stateful.items():
+            try:
+                await self._ask("snapshot", lane, index)
+            except RewardError as error:
+                _logger.error("%s; the checkpoint has an older one, or none", error)
+        return {
+            self._label(index): state
+            for lane in self._stateful.values()
+            for index, state in lane.snapshots.items()
+        }
 
-    async def _run(
-        self, indices: Sequence[int], requests: Sequence[RewardRequest]
-    ) -> list[dict[str, Score]]:
-        """For each request the verdicts, by label, of the components that apply to its prompt."""
-        components = self._spec.components
-        applicable = [index for index in indices if components[index].applies(requests[0])]
-        if not applicable:
-            return [{} for _ in requests]
-        loop = asyncio.get_running_loop()
-        columns = await loop.run_in_executor(self._threads, self._judge, applicable, requests)
-        labels = [components[index].key for index in applicable]
-        return [dict(zip(labels, row, strict=True)) for row in zip(*columns, strict=True)]
+    async def restore(self, states: Mapping[str, bytes]) -> None:
+        """Let the rewards go on from what `state` gave; one without a state there begins anew.
+
+        Raises:
+            RewardError: if one cannot.
+        """
+        for index, lane in self._stateful.items():
+            if self._label(index) in states:
+                state = states[self._label(index)]
+                await self._ask("restore", lane, index, state)
+                lane.snapshots[index] = state
 
     def close(self) -> None:
-        """End all processes at once; scores under way raise WorkerError, queued ones are cancelled.
+        """End all processes at once; scores under way raise WorkerError.
 
         An idle process tears its rewards down first, within a few seconds. Closing again does
         nothing.
         """
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            idle = self._idle_processes()
-            for process in self._processes - idle:
-                process.kill()
-        # A thread may still be reading from its process: connections are closed after it.
-        self._threads.shutdown(cancel_futures=True)
-        for process in idle:
-            process.ask_to_end()
-        for process in idle:
-            process.wait_for_end(_TEAR_DOWN_S)
-            process.kill()
-        for process in self._processes:
-            process.release()
+        self._dispatcher.close()
 
-    def _idle_processes(self) -> set[ScorerProcess]:
-        idle: set[ScorerProcess] = set()
-        with suppress(queue.Empty):
-            while True:
-                idle.add(self._idle.get_nowait())
-        for process in idle:  # a thread that waits for one must get one to see that all is over
-            self._idle.put(process)
-        return idle
+    async def _judge_alone(self, arrival: "asyncio.Future[RewardRequest]") -> _Verdicts:
+        return (await self._judge(self._single, [await arrival]))[0]
 
-    def _judge(
-        self, indices: Sequence[int], requests: Sequence[RewardRequest]
-    ) -> list[Sequence[Score]]:
-        """The verdicts of each component on each request, one component after the other."""
+    async def _judge_together(self, arrivals: Arrivals) -> list[_Verdicts]:
+        return await self._judge(self._batched, [await arrival for arrival in arrivals])
+
+    async def _judge_in_turn(self, index: int, arrivals: Arrivals) -> list[_Verdicts]:
+        """In the order in which groups were asked for, which a resumed run repeats."""
+        before = self._turns.get(index)
+        ours = self._turns[index] = asyncio.get_running_loop().create_future()
+        judging: list[asyncio.Future[list[_Verdicts]]] = []
         try:
-            message = pickle.dumps(requests)
-        except (pickle.PicklingError, TypeError, AttributeError) as error:
-            failure = _failed(f"the request cannot be sent to a scorer process: {error}")
-            return [[failure] * len(requests)] * len(indices)
-        process = self._idle.get()
-        found: list[Sequence[Score]] = []
-
-        def attempt(index: int) -> Sequence[Score]:
-            nonlocal process
-            self._check_open()
-            if process.has_died():
-                process = self._replace(process)
-            process.wait_ready()
-            timeout_s = self._timeouts_s[index]
-            try:
-                return process.judge(index, message, timeout_s=timeout_s)
-            except TimeoutError:
-                process = self._replace(process)
-                error = f"timed out after {timeout_s:g} s"
-            except (EOFError, ConnectionError):
-                dead = process
-                process = self._replace(dead)
-                error = f"the scorer process died with exit code {dead.exit_code} while judging"
-            return [_failed(self._blame(index) + error)] * len(requests)
-
-        try:
-            for index in indices:
-                found.append(with_retries(self._spec.components[index], partial(attempt, index)))
+            if before is not None:
+                await before
+            if self._reward.is_batched(index):
+                requests = [await arrival for arrival in arrivals]
+                return await self._judge([index], requests, on_sent=ours)
+            for arrival in arrivals:
+                judged = self._judge([index], [await arrival])
+                judging.append(asyncio.ensure_future(judged))
+                await asyncio.sleep(0)  # it is sent before the next
         finally:
-            self._idle.put(process)
-        return found
+            if not ours.done():
+                ours.set_result(None)
+        return [found[0] for found in await asyncio.gather(*judging)]
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise WorkerError("the scorer pool was closed while it was judging")
+    async def _judge(
+        self,
+        indices: Sequence[int],
+        requests: Sequence[RewardRequest],
+        *,
+        on_sent: "asyncio.Future[None] | None" = None,
+    ) -> list[_Verdicts]:
+        """For each request the verdicts of the components that apply to its prompt."""
+        components = self._spec.components
+        applicable = [index for index in indices if components[index].applies(requests[0])]
+        if not applicable:
+            return [{} for _ in requests]
+        try:
+            payload = pickle.dumps(requests, protocol=pickle.HIGHEST_PROTOCOL)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            text = f"the request cannot be sent to a scorer process: {error}"
+            failure = Score(value=None, errors=(text,))
+            return [{components[index].key: failure for index in applicable} for _ in requests]
+        futures = [
+            self._submit("judge", self._lane(index, requests[0]), index, payload, len(requests))
+            for index in applicable
+        ]
+        if on_sent is not None:
+            on_sent.set_result(None)
+        verdicts: list[_Verdicts] = [{} for _ in requests]
+        for index, future in zip(applicable, futures, strict=True):
+            result = await future
+            if isinstance(result, str):
+                failure = Score(value=None, errors=(self._blame(index) + result,))
+                result = [failure] * len(requests)
+            for row, score in zip(verdicts, cast(Sequence[Score], result), strict=True):
+                row[components[index].key] = score
+        return verdicts
+
+    def _lane(self, index: int, request: RewardRequest) -> Lane:
+        if index in self._stateful:
+            return self._stateful[index]
+        concurrent = self._reward.is_concurrent(index, request.reward)
+        wanted, other = self._plain, self._concurrent
+        if concurrent:
+            wanted, other = other, wanted
+        # A row may name a reward that nobody announced.
+        return wanted if wanted.num_processes else other
+
+    async def _ask(
+        self, kind: Literal["snapshot", "restore"], lane: Lane, index: int, state: bytes = b""
+    ) -> None:
+        result = await self._submit(kind, lane, index, state, 0)
+        if isinstance(result, str):
+            verb = "give its state" if kind == "snapshot" else "go on from its state"
+            raise RewardError(f"reward {self._label(index)!r} cannot {verb}: {result}")
+
+    def _submit(
+        self,
+        kind: Literal["judge", "snapshot", "restore"],
+        lane: Lane,
+        index: int,
+        payload: bytes,
+        num_results: int,
+    ) -> "asyncio.Future[object]":
+        loop = asyncio.get_running_loop()
+        retried = kind == "judge" and self._spec.components[index].on_error == "retry"
+        call = Call(
+            next(self._numbers),
+            kind,
+            index,
+            payload,
+            num_results,
+            loop=loop,
+            future=loop.create_future(),
+            attempts_left=RETRY_ATTEMPTS - 1 if retried else 0,
+        )
+        self._dispatcher.submit(lane, call)
+        assert call.future is not None
+        return call.future
 
     def _blame(self, index: int) -> str:
         """Which component an error is of, where there are several."""
-        components = self._spec.components
-        return f"{components[index].key}: " if len(components) > 1 else ""
+        return f"{self._label(index)}: " if len(self._spec.components) > 1 else ""
 
-    def _replace(self, process: ScorerProcess) -> ScorerProcess:
-        with self._lock:
-            self._check_open()
-            process.kill()
-            process.release()
-            self._processes.remove(process)
-            return self._start_process()
+    def _label(self, index: int) -> str:
+        return self._spec.components[index].key
 
-    def _start_process(self) -> ScorerProcess:
-        process = ScorerProcess(
-            self._spec,
-            self._timeouts_s,
-            memory_bytes=self._memory_bytes,
-            directory=self._directory,
-        )
-        self._processes.add(process)
-        return process
+
+def _joined(verdicts: Iterable[_Verdicts]) -> _Verdicts:
+    return {label: score for found in verdicts for label, score in found.items()}
 
 
 def _component(config: RewardComponent) -> Component:
@@ -238,11 +291,3 @@ def _component(config: RewardComponent) -> Component:
         on_error=config.on_error,
         timeout_s=config.timeout_s,
     )
-
-
-def _failed(error: str) -> Score:
-    return Score(value=None, errors=(error,))
-
-
-async def _now(request: RewardRequest) -> RewardRequest:
-    return request

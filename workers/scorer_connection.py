@@ -6,31 +6,29 @@ driver's threads' locks, and its spawn imports the driver's main module, with to
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Sequence
 from contextlib import suppress
-from multiprocessing import Pipe
 from pathlib import Path
+from typing import Any
 
-from rewards.load import RewardSpec
-from rlstack.errors import WorkerError
-from rlstack.types import Score
+from workers.scorer_messages import Frames, Setup, frame
+
+_CHUNK = 1 << 18
 
 
 class ScorerProcess:
-    """One process running `workers.scorer_process`, and our end of its connection."""
+    """One process running `workers.scorer_process`, and our end of its connection.
 
-    def __init__(
-        self,
-        spec: RewardSpec,
-        timeouts_s: Sequence[float],
-        *,
-        memory_bytes: int,
-        directory: Path,
-    ) -> None:
-        self._connection, theirs = Pipe()
+    Nothing here waits: what cannot be sent at once is kept for `flush`.
+    """
+
+    def __init__(self, setup: Setup, *, directory: Path) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.setblocking(False)
+        self._frames = Frames()
+        self._unsent = bytearray()
         with theirs:
             self._process = subprocess.Popen(
                 # -P: a file in the current folder must not shadow a module of ours.
@@ -53,64 +51,47 @@ class ScorerProcess:
                 # Ctrl-C is for the driver; and whatever a reward starts is ended with it.
                 process_group=0,
             )
-        self._connection.send((spec, timeouts_s, memory_bytes))
-        self._ready_lock = threading.Lock()
-        self._ready = False
-        self._start_failed = False
+        self.send(setup)
 
     @property
     def exit_code(self) -> int:
         """Exit code of an ended process, or minus the signal that ended it."""
         return self._process.wait()
 
-    def has_died(self) -> bool:
-        """Whether an idle process is of no more use."""
-        # It never speaks unasked: after its first message only the end of file can arrive.
-        return self._start_failed or (self._ready and self._connection.poll())
+    @property
+    def has_unsent(self) -> bool:
+        """Whether `flush` has something left to do."""
+        return bool(self._unsent)
 
-    def wait_ready(self) -> None:
-        """Wait until it takes requests.
+    def send(self, *messages: object) -> None:
+        """Send what the socket takes now; a process that is gone is noticed by `receive`."""
+        for message in messages:
+            self._unsent += frame(message)
+        self.flush()
 
-        Raises:
-            WorkerError: if it cannot start.
-        """
-        with self._ready_lock:
-            if self._ready:
-                return
-            try:
-                problem = self._connection.recv()
-            except (EOFError, ConnectionError):
-                problem = "it died while starting; see its output above"
-            self._ready = True
-            self._start_failed = problem is not None
-        if problem is not None:
-            raise WorkerError(f"a scorer process could not start: {problem}")
+    def flush(self) -> None:
+        """Send more of what is left."""
+        with suppress(BlockingIOError, ConnectionError):
+            while self._unsent:
+                del self._unsent[: self.socket.send(self._unsent)]
 
-    def judge(self, index: int, message: bytes, *, timeout_s: float) -> list[Score]:
-        """Let component `index` judge pickled requests and wait for its verdicts.
-
-        Raises:
-            TimeoutError: if none came within `timeout_s`.
-            EOFError, ConnectionError: if the process died.
-        """
-        self._connection.send(index)
-        self._connection.send_bytes(message)
-        if not self._connection.poll(timeout_s):
-            raise TimeoutError
-        return self._connection.recv()
-
-    def ask_to_end(self) -> None:
-        """Let an idle process tear its rewards down and end."""
-        # One that is still starting has set up nothing that is worth waiting for.
-        if self._ready:
-            with suppress(OSError):
-                self._connection.send(None)
+    def receive(self) -> tuple[list[Any], bool]:
+        """The messages that have arrived, and whether it is still there."""
+        try:
+            data = self.socket.recv(_CHUNK)
+        except BlockingIOError:
+            return [], True
+        except ConnectionError:
+            data = b""
+        return list(self._frames.feed(data)), bool(data)
 
     def wait_for_end(self, timeout_s: float) -> None:
-        """Wait until a process that was asked to has ended; a starting one is not waited for."""
-        if self._ready:
-            # Its end of the connection is closed last; its id stays its own until it is released.
-            self._connection.poll(timeout_s)
+        """Wait until a process that was asked to end has; its connection is closed last."""
+        self.socket.settimeout(timeout_s)
+        with suppress(OSError):
+            self.socket.sendall(self._unsent)
+            while self.socket.recv(_CHUNK):
+                pass
 
     def kill(self) -> None:
         """End it and everything it started."""
@@ -122,4 +103,4 @@ class ScorerProcess:
     def release(self) -> None:
         """Wait for the end of a killed process and close the connection to it."""
         self._process.wait()
-        self._connection.close()
+        self.socket.close()

@@ -57,6 +57,9 @@ _WORDS_BEHIND = re.compile(
     re.DOTALL,
 )
 _MAX_WORDS = 6
+_IN_BASE = re.compile(
+    r"(?P<digits>-?\d+(?:\.\d+)?)\s*_\s*(?:\{\s*(?P<base>\d{1,2})\s*\}|(?P<one>\d))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,16 @@ class Quantity:
 
 
 def split_unit(text: str) -> Quantity | None:
-    """The number and its unit; None if the words behind the number are not a unit."""
+    """The number and its unit; None if the words behind the number are not a unit.
+
+    The base of `12_{5}` counts as a unit of its own: it may be left out, but not be another.
+    """
+    based = _IN_BASE.fullmatch(text)
+    if based is not None:
+        base = int(based["base"] or based["one"])
+        if any(digit.isdigit() and int(digit) >= base for digit in based["digits"]):
+            return None
+        return Quantity(based["digits"], unit=Unit(f"base {base}"))
     match = _WORDS_BEHIND.fullmatch(text)
     if match is None:
         return Quantity(text)

@@ -16,7 +16,7 @@ class Limits:
 
     wall_s: float = 5.0
     memory_bytes: int = 512 << 20
-    """Address space of each process."""
+    """Address space of each process, and memory in use of all of them together."""
     processes: int = 16
     """Processes and threads together."""
     file_bytes: int = 16 << 20
@@ -51,6 +51,8 @@ class Outcome:
     """Or minus the signal that ended it."""
     timed_out: bool
     output_exceeded: bool
+    memory_exceeded: bool
+    """All its processes together; one alone gets a MemoryError."""
     stdout: bytes
     stderr: bytes
     results: bytes = b""
@@ -62,7 +64,9 @@ class Outcome:
     @property
     def finished(self) -> bool:
         """Whether it ended by itself, successfully and within its limits."""
-        return self.exit_code == 0 and not self.timed_out and not self.output_exceeded
+        return self.exit_code == 0 and not (
+            self.timed_out or self.output_exceeded or self.memory_exceeded
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

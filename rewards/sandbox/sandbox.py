@@ -17,7 +17,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
-from rewards.sandbox import launch
+from rewards.sandbox import launch, memory
 from rewards.sandbox.job import Job, Outcome, SandboxSettings
 
 _START_S = 20.0
@@ -42,6 +42,7 @@ class _Task:
     outputs: dict[int, str] = field(default_factory=dict[int, str])
     received: dict[str, bytearray] = field(default_factory=dict[str, bytearray])
     exceeded: bool = False
+    memory_exceeded: bool = False
     reply: dict[str, float] | None = None
 
 
@@ -63,6 +64,7 @@ class Sandbox:
         self._process: subprocess.Popen[bytes] | None = None
         self.control: socket.socket | None = None
         self._folder = ""
+        self._own_processes: set[int] = set()
         self._start()
         try:
             probe = self.run(Job(files={"main.py": _PROBE}))
@@ -72,6 +74,11 @@ class Sandbox:
         if probe.stdout != b"ready\n":
             self.close()
             raise launch.refusal(settings.mode, probe.stderr.decode(errors="replace"))
+        if not memory.can_list_children():
+            self.close()
+            raise launch.refusal(
+                settings.mode, "the kernel does not list children (CONFIG_PROC_CHILDREN)"
+            )
 
     def run(self, job: Job) -> Outcome:
         """Run one program; nothing of it is left when this returns.
@@ -154,6 +161,7 @@ class Sandbox:
             reason = self._process.stderr.read().decode(errors="replace")
             self.close()
             raise launch.refusal(mode, reason)
+        self._own_processes = memory.descendants(self._process.pid)
 
     def _begin(self, job: Job, shared: dict[int, int]) -> _Task:
         """Send the job with its descriptors; `shared`: descriptors that belong to two jobs."""
@@ -209,6 +217,13 @@ class Sandbox:
             with suppress(OSError):
                 self.control.send(b"stop")
 
+    def exceeds_memory(self) -> bool:
+        """Whether the processes of the program together use more than they may."""
+        if self._process is None:
+            return False
+        programs = memory.descendants(self._process.pid) - self._own_processes
+        return memory.used_bytes(programs) > self.settings.limits.memory_bytes
+
     def _outcome(self, task: _Task) -> Outcome:
         reply = task.reply
         if reply is None or "failed" in reply:
@@ -219,6 +234,7 @@ class Sandbox:
             exit_code=int(reply["exit_code"]),
             timed_out=bool(reply["timed_out"]),
             output_exceeded=task.exceeded,
+            memory_exceeded=task.memory_exceeded,
             stdout=bytes(task.received["stdout"]),
             stderr=bytes(task.received["stderr"]),
             results=bytes(task.received.get("results", b"")),
@@ -240,10 +256,15 @@ def _attend(tasks: list[_Task], wall_s: float) -> None:
             for end in task.outputs:
                 selector.register(end, selectors.EVENT_READ, task)
         waiting = len(tasks)
+        check_at = time.monotonic() + memory.CHECK_EVERY_S
         while selector.get_map() and (waiting or any(task.outputs for task in tasks)):
-            events = selector.select(max(0.0, deadline - time.monotonic()))
-            if not events:
+            events = selector.select(max(0.0, min(deadline, check_at) - time.monotonic()))
+            now = time.monotonic()
+            if not events and now >= deadline:
                 break
+            if now >= check_at:
+                _check_memory(tasks)
+                check_at = now + memory.CHECK_EVERY_S
             for key, _ in events:
                 task: _Task = key.data
                 if isinstance(key.fileobj, socket.socket):
@@ -259,6 +280,13 @@ def _attend(tasks: list[_Task], wall_s: float) -> None:
                     _read(task, key.fd, selector)
     for task in tasks:
         _close_all(task)
+
+
+def _check_memory(tasks: list[_Task]) -> None:
+    for task in tasks:
+        if task.reply is None and not task.memory_exceeded and task.sandbox.exceeds_memory():
+            task.memory_exceeded = True
+            task.sandbox.stop_program()
 
 
 def _feed(task: _Task, end: int, selector: selectors.BaseSelector) -> None:

@@ -48,6 +48,10 @@ class RewardConfig(Frozen):
     plugins: tuple[str, ...]
     """Modules or .py files that register rewards; every scorer process imports them itself."""
     num_workers: int = Field(ge=1)
+    """Processes that share the components that compute; async ones have one more, and each that
+    remembers what it judged has its own."""
+    max_concurrent: int = Field(default=16, ge=1)
+    """Rollouts that async components judge at once."""
     timeout_s: float = Field(gt=0)
     """Longest a component may take for one rollout, or a batched one for a whole group."""
     memory_gib: float = Field(gt=0)

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rlstack.checkpoint import Checkpoints, RunState, improves, write_folder
+from rlstack.checkpoint import Checkpoints, RunState, improves, load_rewards, write_folder
 from rlstack.config.load import dump
 from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles
@@ -199,7 +199,8 @@ class Training:
             best_step=self.best_step,
             versions=library_versions(),
         )
-        await self.checkpoints.save(state, self._save_trainers)
+        rewards = await self.controller.roles.scorer.state()
+        await self.checkpoints.save(state, self._save_trainers, rewards=rewards)
         self.saved_step = step
 
     async def _save_trainers(self, directory: Path) -> None:
@@ -217,6 +218,7 @@ class Training:
         self.tracker.phase(f"resuming from {path}")
         for name, trainer in self._trainers().items():
             await trainer.load(path / "trainer" / name)
+        await self.controller.roles.scorer.restore(load_rewards(path))
         self.controller.sampler.restore(SamplerState(**state.sampler))
         self.controller.policy_version = state.policy_version
         self.controller.kl_coef = state.kl_coef

@@ -1,7 +1,7 @@
 """`rlstack rewards serve`: a reward of ours behind HTTP, for the reward `remote` on other machines.
 
-Also how a reward that remembers (`episodic_memory`) is shared: with one worker, the server holds
-the one memory for every scorer process of a run.
+Also how several runs share one reward that remembers (`episodic_memory`): the server holds the
+memory, as long as it runs.
 """
 
 import argparse

@@ -296,7 +296,7 @@ class Training(Generic[SampleT, BatchT]):
             best_step=self.best_step,
             versions=library_versions(),
         )
-        await self.checkpoints.save(state, self.learner.trainer.save)
+        await self.checkpoints.save(state, self.learner.trainer.save, rewards={})
         self.saved_step = step
 
     async def _restore(self) -> None:

@@ -219,6 +219,6 @@ def test_verifiers_older_rubric_and_single_function(functions: str) -> None:
 )
 @pytest.mark.parametrize("name", ["trl", "verl", "openrlhf", "verifiers"])
 def test_a_wrong_reference(functions: str, name: str, reference: str, message: str) -> None:
-    reward = compose([Component(name, 1.0, {"function": reference.format(functions)})])
+    component = Component(name, 1.0, {"function": reference.format(functions)})
     with pytest.raises(RewardError, match=message):
-        reward.set_up()
+        compose([component]).set_up()

@@ -120,3 +120,27 @@ def test_a_module_is_an_embedder_too() -> None:
     assert memory._embedder is hashed_ngrams
     with pytest.raises(RewardError, match="ModuleNotFoundError"):
         reward(embedder="no_such_module:embed")
+
+
+def test_one_that_was_restored_goes_on_as_the_other_would(embedder: str) -> None:
+    params = {"embedder": embedder, "num_neighbours": 2, "warmup_groups": 2, "max_prompts": 3}
+    first, second = reward(**params), reward(**params)
+    judge(first, "1,0", "1,0", "0,1")
+    second.restore(first.state())
+    assert second.state() == first.state()
+    groups = [("0.9,0.1", "1,0", "0,1"), ("0,1", "1,0", "0.2,1"), ("0.5,0", "0,1"), ("0,2", "0,1")]
+    seen: list[float] = []
+    for prompt, *responses in groups * 2:
+        ours, theirs = judge(first, prompt, *responses), judge(second, prompt, *responses)
+        assert ours == theirs
+        seen += ours
+        third = reward(**params)
+        third.restore(second.state())
+        second = third
+    assert any(seen)
+
+
+def test_nothing_can_be_restored(embedder: str) -> None:
+    first = reward(embedder=embedder)
+    first.restore(reward(embedder=embedder).state())
+    assert judge(first, "1,0", "1,0") == judge(reward(embedder=embedder), "1,0", "1,0")

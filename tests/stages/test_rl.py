@@ -1,13 +1,79 @@
 """A run that stops and is resumed goes on with the state that it stopped with."""
 
 import asyncio
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from rlstack.config.reward import RewardComponent, RewardConfig
 from rlstack.stages.rl import Training
 from rlstack.tracking import Tracker
 from tests.test_controller import make_controller
+from workers.scorer import ScorerPool
+
+REMEMBERS = """
+import json
+from rewards.registry import register
+
+@register("unheard_of", batched=True)
+class UnheardOf:
+    "Fewer points the more has been heard before, and the later it is heard."
+    def __init__(self):
+        self.heard = []
+    def __call__(self, requests):
+        self.heard += [f"{r.prompt}: {r.response}" for r in requests]
+        return [float(r.response) - len(self.heard) for r in requests]
+    def state(self):
+        return json.dumps(self.heard).encode()
+    def restore(self, state):
+        self.heard = json.loads(state)
+"""
+
+
+def with_memory(run_dir: Path, *overrides: str) -> tuple[bytes, dict[str, float]]:
+    """What the reward remembers after the run, and the metrics of the last step."""
+    plugin = run_dir.parent / "remembers.py"
+    plugin.write_text(REMEMBERS)
+    pool = ScorerPool(
+        RewardConfig(
+            components=(RewardComponent(name="unheard_of", label="un/heard"),),
+            plugins=(str(plugin),),
+            num_workers=2,
+            timeout_s=20,
+            memory_gib=16,
+        )
+    )
+    controller, _, _ = make_controller(
+        run_dir, f"run_dir={run_dir}", "evaluation.every=2", "checkpoint.export=false", *overrides
+    )
+    controller.roles = replace(controller.roles, scorer=pool)
+    config = controller.config
+
+    async def run() -> bytes:
+        with Tracker.open(
+            config.tracking, run_dir=run_dir, total_steps=config.total_steps, title="rl"
+        ) as tracker:
+            await Training(config, controller, tracker, ()).run(asyncio.Event())
+        return (await pool.state())["un/heard"]
+
+    try:
+        remembered = asyncio.run(run())
+    finally:
+        pool.close()
+    last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    return remembered, {k: v for k, v in last.items() if k.startswith("reward/")}
+
+
+def test_what_a_reward_remembers_survives_a_resume(tmp_path: Path) -> None:
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    once.mkdir()
+    twice.mkdir()
+    expected = with_memory(once, "total_steps=4")
+    with_memory(twice, "total_steps=2")
+    assert with_memory(twice, "total_steps=4", f"resume={twice}") == expected
+    assert expected[1]["reward/judged_fraction"] == 1.0
 
 
 def train(run_dir: Path, *overrides: str) -> float:

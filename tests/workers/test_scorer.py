@@ -129,7 +129,7 @@ def test_a_bad_reward_costs_one_sample(pool: ScorerPool, response: str, error: s
     around = ["a", "bb", "ccc", "dddd"]
     before_and_after = scores(pool, *around, response, *around)
     bad = before_and_after.pop(len(around))
-    assert bad == Score(value=None, errors=(error,))
+    assert bad == Score(value=None, errors=(error,), num_errors={"misbehave": 1})
     assert [score.value for score in before_and_after] == [1.0, 2.0, 3.0, 4.0] * 2
 
 

@@ -12,18 +12,28 @@ import types
 import values
 
 CALLS_OUT, RESULTS_IN, VERDICT = 3, 4, 5
-_MAX_REPLY_BYTES = 16 << 20
+# Raised by a function, these would end the loop, `map` or generator of the tests that calls it:
+# as if the rest of the tests had passed.
+_ENDS_LOOPS = (StopIteration, StopAsyncIteration)
 
 
-def run(tests_path: str, prelude_path: str, entry_point: str) -> None:
-    """Run prelude and tests, and write the verdict: {"verdict": passed | failed | broken, ...}."""
+def run(tests_path: str, prelude_path: str, entry_point: str, max_reply_bytes: int) -> None:
+    """Run prelude and tests, and write the verdict: {"verdict": passed | failed | broken, ...}.
+
+    A space comes before it once the function has been called.
+    """
     module = types.ModuleType("__main__")
-    candidate = _Candidate(entry_point)
+    candidate = _Candidate(entry_point, max_reply_bytes)
     name = entry_point.split(".")[-1]
+    sources: dict[str, bytes] = {}
+    for path in (prelude_path, tests_path):
+        with open(path, "rb") as file:
+            sources[path] = file.read()
+        # Where files are not hidden, the program under test may find them.
+        os.unlink(path)
     try:
-        for path in (prelude_path, tests_path):
-            with open(path, "rb") as file:
-                code = compile(file.read(), path, "exec", dont_inherit=True)
+        for path, source in sources.items():
+            code = compile(source, path, "exec", dont_inherit=True)
             # The prelude may hold an empty function of this name: the real one replaces it.
             exec_into(code, module, {name: candidate, "candidate": candidate})
         check = module.__dict__.get("check")
@@ -56,8 +66,9 @@ class _ArgumentError(BaseException):
 class _Candidate:
     """The function under test."""
 
-    def __init__(self, entry_point: str) -> None:
+    def __init__(self, entry_point: str, max_reply_bytes: int) -> None:
         self.__name__ = entry_point
+        self._max_reply_bytes = max_reply_bytes
         self.num_calls = 0
         self._results = open(RESULTS_IN, "rb", closefd=False)  # noqa: SIM115
 
@@ -66,13 +77,19 @@ class _Candidate:
             call = values.dumps([args, kwargs])
         except values.UnsupportedValueError as error:
             raise _ArgumentError(f"an argument of the tests: {error}") from None
+        if not self.num_calls:
+            os.write(VERDICT, b" ")
         self.num_calls += 1
         reply = self._ask(call + b"\n")
         if len(reply) == 1:
             return reply[0]
         kind = getattr(builtins, str(reply[0]), None)
         # Tests may expect a ValueError; a made-up one must not end them as if they had passed.
-        if isinstance(kind, type) and issubclass(kind, Exception):
+        if (
+            isinstance(kind, type)
+            and issubclass(kind, Exception)
+            and not issubclass(kind, _ENDS_LOOPS)
+        ):
             try:
                 error = kind(str(reply[1]))
             except TypeError:
@@ -84,9 +101,9 @@ class _Candidate:
         try:
             while line:
                 line = line[os.write(CALLS_OUT, line) :]
-            answer = self._results.readline(_MAX_REPLY_BYTES)
+            answer = self._results.readline(self._max_reply_bytes)
             reply = values.loads(answer)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, MemoryError) as error:
             _report("failed", f"the program gave no result: {type(error).__name__}")
             raise
         if not answer.endswith(b"\n") or type(reply) is not list or len(reply) not in (1, 2):

@@ -28,6 +28,9 @@ _REFUSED = {
     "semget": (64, 190),
     "msgget": (68, 186),
     "mq_open": (240, 180),
+    # Memory that no process has mapped is in nobody's limit.
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
     "add_key": (248, 217),
     "request_key": (249, 218),
     "keyctl": (250, 219),

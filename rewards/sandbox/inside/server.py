@@ -157,18 +157,41 @@ def _wait(control: socket.socket, program: int, deadline: float) -> dict[str, An
 
 
 def _end_descendants() -> None:
-    """Kill what the program has left behind, until nothing is: each orphan becomes our child."""
-    own = os.getpid()
+    """End what the program has left behind, until nothing is: each orphan becomes our child.
+
+    A fork bomb is faster than a list of its processes, so all of them are stopped first: what is
+    stopped does not fork.
+    """
     while True:
-        for name in os.listdir("/proc"):
-            with contextlib.suppress(OSError, ValueError):
-                stat = open(f"/proc/{int(name)}/stat", "rb").read()  # noqa: SIM115
-                if int(stat[stat.rindex(b")") :].split()[2]) == own:
-                    os.kill(int(name), signal.SIGKILL)
+        stopped: set[int] = set()
+        while new := _descendants() - stopped:
+            for process in new:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGSTOP)
+            stopped |= new
+        for process in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         try:
-            os.waitpid(-1, 0)
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
         except ChildProcessError:
             return
+        time.sleep(0.001)
+
+
+def _descendants() -> set[int]:
+    found: set[int] = set()
+    waiting = [os.getpid()]
+    while waiting:
+        process = waiting.pop()
+        with contextlib.suppress(OSError):  # it has ended
+            for thread in os.listdir(f"/proc/{process}/task"):
+                with open(f"/proc/{process}/task/{thread}/children") as file:
+                    children = set(map(int, file.read().split())) - found
+                found |= children
+                waiting += children
+    return found
 
 
 def _become_program(
@@ -279,7 +302,7 @@ def main() -> None:
         case "functions":
             candidate.serve_calls("main.py", job["entry_point"])
         case "judge":
-            judge.run("tests.py", "main.py", job["entry_point"])
+            judge.run("tests.py", "main.py", job["entry_point"], job["output_bytes"])
         case _:
             os.execvp(job["command"][0], job["command"])
 

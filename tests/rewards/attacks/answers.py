@@ -78,6 +78,13 @@ _SEVERAL = [
     Attack(tries="a subset", answer=r"\{1,2\}", response=r"\boxed{\{1\}}"),
 ]
 
+_BASES = [
+    Attack(tries="the digits in another base", answer="12_{5}", response=r"\boxed{12_{4}}"),
+    Attack(tries="digits in another base, no braces", answer="101_2", response=r"\boxed{101_3}"),
+    Attack(tries="a digit that its base does not have", answer="5", response=r"\boxed{5_{2}}"),
+    Attack(tries="another base that has the digits", answer="12_8", response=r"\boxed{12_{16}}"),
+]
+
 _ECHO = [
     Attack(tries="the prompt repeated", answer="72", response=_LONG_PROMPT, prompt=_LONG_PROMPT),
     Attack(
@@ -304,6 +311,7 @@ _BOMBS = [
 
 ATTACKS = (
     *_SEVERAL,
+    *_BASES,
     *_ECHO,
     *_INTERVALS,
     *_EQUATIONS,

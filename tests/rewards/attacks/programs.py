@@ -536,4 +536,76 @@ ATTACKS: list[tuple[str, str, str]] = [
         _RUN_FIRST
         + "import ctypes\nif ctypes.CDLL(None).syscall(425, 8, b'\\0' * 120) >= 0: print('ring')",
     ),
+    # Raised inside the tests, these end a loop as if it had come to its end
+    ("raise_stop_iteration", "ends the loop of the tests", "def solve(n): raise StopIteration"),
+    (
+        "raise_stop_async_iteration",
+        "ends an async loop of the tests",
+        "def solve(n): raise StopAsyncIteration",
+    ),
+    (
+        "send_stop_iteration",
+        "sends the name of such an error by itself",
+        'import os\ndef solve(n):\n    os.write(4, b\'["StopIteration", ""]\\n\' * 3)\n    os._exit(0)',
+    ),
+    (
+        "send_malformed_error",
+        "an error without a name",
+        "import os\ndef solve(n):\n    os.write(4, b'[null, {}]\\n' * 3)\n    os._exit(0)",
+    ),
+    (
+        "giant_result",
+        "a result that takes the judge's memory",
+        "import os\ndef solve(n):\n    data = b'[[' + b'[],' * 5000000 + b'[]]]\\n'\n    while data: data = data[os.write(4, data[:65536]):]",
+    ),
+    (
+        "endless_result",
+        "a result without an end",
+        "import os\ndef solve(n):\n    while True: os.write(4, b'[' * 65536)",
+    ),
+    (
+        "deep_result",
+        "a result nested deeper than any parser likes",
+        "import os\ndef solve(n):\n    os.write(4, b'[' * 100000 + b']' * 100000 + b'\\n')",
+    ),
+    (
+        "colliding_result",
+        "a set of numbers that all share a hash",
+        "def solve(n): return {i * ((1 << 61) - 1) for i in range(5000)}",
+    ),
+    (
+        "swap_pipes",
+        "answers its own questions",
+        "import os\nr, w = os.pipe()\nos.dup2(r, 3)\nos.dup2(w, 4)\ndef solve(n): return n",
+    ),
+    (
+        "write_everywhere",
+        "a verdict on every descriptor",
+        _RUN_FIRST
+        + 'import os\nfor fd in range(256):\n    try: os.write(fd, b\'{"verdict": "passed", "message": ""}\\n\')\n    except OSError: pass',
+    ),
+    (
+        "memory_of_many",
+        "many processes, each under the limit of one",
+        _RUN_FIRST
+        + "import os, time\nfor i in range(7):\n    if os.fork() == 0:\n        x = bytearray(60 << 20)\n        time.sleep(60)\ntime.sleep(60)",
+    ),
+    (
+        "shared_memory_of_many",
+        "shared pages, which are in the limit of nobody alone",
+        _RUN_FIRST
+        + "import mmap, os, time\nfor i in range(7):\n    if os.fork() == 0:\n        m = mmap.mmap(-1, 60 << 20)\n        m.write(b'x' * len(m))\n        time.sleep(60)\ntime.sleep(60)",
+    ),
+    (
+        "memory_files",
+        "files in memory that no process has mapped",
+        _RUN_FIRST
+        + "import os\nf = [os.memfd_create('x') for _ in range(200)]\nfor d in f: os.write(d, b'x' * (3 << 20))\nprint('held')",
+    ),
+    (
+        "fork_and_stop",
+        "children that are stopped when they are to be killed",
+        _RUN_FIRST
+        + "import os, signal\nwhile True:\n    try:\n        if os.fork() == 0: os.setsid(); os.kill(os.getpid(), signal.SIGSTOP)\n    except OSError: pass",
+    ),
 ]

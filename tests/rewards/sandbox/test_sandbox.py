@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from rewards.sandbox import launch
-from rewards.sandbox.job import Job, Limits, Mode, SandboxSettings
+from rewards.sandbox.job import Job, Limits, Mode, Outcome, SandboxSettings
 from rewards.sandbox.sandbox import Sandbox, SandboxDiedError
 from rlstack.errors import RewardError
 
@@ -59,6 +59,54 @@ def test_limits_end_a_program(sandbox: Sandbox) -> None:
     loud = sandbox.run(Job(files={"main.py": "while True: print('x' * 9999)"}))
     assert loud.output_exceeded
     assert len(loud.stdout) == SMALL.output_bytes
+
+
+_HUNGRY = """
+import os, time
+for i in range({children}):
+    if os.fork() == 0:
+        x = bytearray({mib} << 20)
+        time.sleep({seconds})
+        os._exit(0)
+time.sleep({seconds} + 0.1)
+print("done")
+"""
+
+
+def test_memory_is_limited_over_all_processes(sandbox: Sandbox) -> None:
+    def hungry(children: int, mib: int, seconds: float) -> Outcome:
+        text = _HUNGRY.format(children=children, mib=mib, seconds=seconds)
+        return sandbox.run(Job(files={"main.py": text}))
+
+    many = hungry(6, 60, 60)
+    assert many.memory_exceeded
+    assert not many.finished
+    assert hungry(4, 5, 0.1).stdout == b"done\n"
+
+
+def test_pages_that_processes_share_count_once(sandbox: Sandbox) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("without privileges the kernel does not say what is shared")
+    text = "x = bytearray(50 << 20)\n" + _HUNGRY.format(children=5, mib=1, seconds=0.1)
+    assert sandbox.run(Job(files={"main.py": text})).stdout == b"done\n"
+
+
+def test_a_fork_bomb_is_ended_whole(sandbox: Sandbox) -> None:
+    bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
+    before = {process.pid for process in psutil.process_iter()}
+    outcome = sandbox.run(Job(files={"main.py": bomb}))
+    assert outcome.timed_out
+    assert outcome.seconds < SMALL.wall_s + 1
+    time.sleep(0.2)
+    # Nothing that it started has become somebody else's child: the sandbox's are below us.
+    ours = {process.pid for process in psutil.Process().children(recursive=True)}
+    own = sandbox.run(Job(files={"main.py": "import os; print(os.getuid())"})).stdout
+    left = []
+    for process in psutil.process_iter(["pid", "uids"]):
+        uids = process.info["uids"]
+        if uids and uids.real == int(own) != os.getuid() and process.pid not in ours | before:
+            left.append(process)
+    assert left == []
 
 
 def test_nothing_is_left_for_the_next_program_or_on_the_host(sandbox: Sandbox) -> None:
