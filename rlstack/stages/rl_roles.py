@@ -41,6 +41,16 @@ def launch_spec(config: RLConfig) -> LaunchSpec:
     )
 
 
+def check_roles(config: RLConfig) -> None:
+    """Fail early if the critic or the teacher cannot be what it is meant to be.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    check_critic(config)
+    check_teacher(config)
+
+
 def reference_model(config: RLConfig) -> ModelConfig | None:
     """The policy as it starts, or a teacher; None where nothing is compared with either."""
     chosen = config.algorithm.advantage
