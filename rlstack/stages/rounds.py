@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic
 
+import numpy as np
+
 from rlstack import jsonl
 from rlstack.batch import Rows
 from rlstack.checkpoint import Checkpoints
@@ -225,6 +227,9 @@ class _Rounds(Generic[SampleT]):
         metrics += rollout_metrics(
             groups, max_response_tokens=self.config.rollout.max_response_tokens
         )
+        rewards = np.concatenate([group.rewards for group in groups])
+        judged = rewards[~np.isnan(rewards)]
+        metrics += Metrics.mean("reward/mean", float(judged.sum()), len(judged))
         counts = {"number": number, "num_rows": len(selection.samples)}
         counts |= {f"dropped_{reason}": count for reason, count in selection.dropped.items()}
         metrics += Metrics.of({f"round/{name}": float(n) for name, n in counts.items()})

@@ -21,7 +21,7 @@ from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.config.load import parse
 from rlstack.config.run import RLConfig
 from rlstack.metrics import Metrics, merge
-from tests.config.test_load import TEACHER, rl_values
+from tests.config.test_load import rl_values
 
 ROWS, COLUMNS = 8, 7
 
@@ -383,28 +383,3 @@ def test_the_critics_loss_is_the_mean_over_the_tokens_of_the_step() -> None:
     free = ppo("critic.value_clip=null").critic
     assert free is not None
     assert critic_loss(whole, values, config=free)[0].item() == pytest.approx(0.5 * 0.6**2)
-
-
-def test_distillation_compares_with_the_teacher_token_by_token_and_with_no_reward() -> None:
-    config = algorithm(
-        "algorithm=distillation", *TEACHER["distillation"], "algorithm.advantage.weight=0.5"
-    )
-    batch = token_batch()
-    mask = batch.loss_mask
-    generator = torch.Generator().manual_seed(1)
-    student, teacher = (
-        torch.where(mask, -torch.rand(mask.shape, generator=generator), 0.0) for _ in range(2)
-    )
-    assert config.needs_reference
-    found = [
-        estimate_advantages(
-            dataclasses.replace(batch, rewards=rewards),
-            student,
-            teacher,
-            config=config,
-            kl_coef=0.0,
-        ).advantages
-        for rewards in (batch.rewards, torch.full((ROWS,), math.nan))
-    ]
-    torch.testing.assert_close(found[0], 0.5 * (teacher - student))
-    assert torch.equal(*found)
