@@ -67,11 +67,12 @@ def _sampled(
     def learner(
         policy: PolicyGroup, current: Round, pairs: Sequence[PreferencePair]
     ) -> Learner[PreferencePair, Any]:
-        model = f"round {current.number} of {fingerprint}"
+        # Later references are no model that lies anywhere; their rows lie in the same folder.
+        reference = fingerprint if current.number == 1 else f"round {current.number}"
         return PairLearner(
             policy=policy,
             objective=objective,
-            cache=ReferenceCache(current.folder / "reference", model=model),
+            cache=ReferenceCache(current.folder / "reference", model=reference),
             datasets={"train": pairs},
             pad_token_id=tokenizer.pad_token_id,
             is_reference=current.is_start,

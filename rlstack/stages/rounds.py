@@ -6,6 +6,7 @@ that a run that is resumed in the middle of a round goes on with the same ones.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -146,7 +147,10 @@ class _Rounds(Generic[SampleT]):
         checkpoints = Checkpoints(self.run_dir, keep_last=self.config.checkpoint.keep_last)
         saved = checkpoints.steps() if self.config.resume is not None else []
         done = saved[-1] if saved else 0
-        if self.config.resume is not None and not saved:
+        if self.config.resume is None:
+            # Of a run that died before its first step, perhaps with another configuration.
+            shutil.rmtree(self.run_dir / "rounds", ignore_errors=True)
+        elif not saved:
             self.running.tracker.truncate_after(0)
         start, training = 0, None
         for number in range(1, self.config.rounds + 1):
