@@ -191,15 +191,12 @@ class PairBatch(Rows):
     def select_pairs(self, pairs: Tensor) -> Self:
         """The same batch with only `pairs` (int64 [M], indices of pairs), in that order."""
         rows = torch.stack((2 * pairs, 2 * pairs + 1), dim=1).flatten()
-        return replace(
-            self,
-            token_ids=self.token_ids[rows],
-            attention_mask=self.attention_mask[rows],
-            loss_mask=self.loss_mask[rows],
-            margins=self.margins[pairs],
-            features=self.features[rows],
-            data_sources=tuple(self.data_sources[pair] for pair in pairs.tolist()),
-        )
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {name: v for name, v in values.items() if isinstance(v, Tensor)}
+        # A tensor has an entry for each row, or one for each pair.
+        chosen = {n: t[rows] if len(t) == self.num_rows else t[pairs] for n, t in tensors.items()}
+        sources = tuple(self.data_sources[pair] for pair in pairs.tolist())
+        return replace(self, **chosen, data_sources=sources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

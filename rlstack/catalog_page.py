@@ -56,6 +56,7 @@ PARTS: dict[str, Functions] = {
         "gpg": advantages.gpg,
         "maxrl": advantages.maxrl,
         "gae": gae.decoupled_gae,
+        "distillation": supervised_losses.distillation_advantages,
     },
     "policy_loss": {
         "ppo_clip": policy_losses.ppo_clip,

@@ -27,6 +27,7 @@ from rlstack.config.base import RunSchema
 from rlstack.config.load import parse
 from rlstack.config.resume import resumed_values
 from rlstack.config.reward_model import RewardModelConfig
+from rlstack.config.rounds import DPOConfig, RejectionSamplingConfig
 from rlstack.config.run import EvalConfig, RLConfig
 from rlstack.config.supervised import SFTConfig
 from rlstack.errors import (
@@ -50,13 +51,16 @@ usage: rlstack COMMAND [key=value ...]
   rl           reinforcement learning:    rlstack rl experiment=gsm8k_grpo model.path=MODEL
   sft          supervised training:       rlstack sft model.path=MODEL data.train=[...]
   reward_model a reward model from pairs: rlstack reward_model model.path=MODEL data.train=[...]
+  dpo          preference learning:       rlstack dpo model.path=MODEL data.train=[...]
+  rejection_sampling
+               training on the best of its own samples: rlstack rejection_sampling -h
   eval         pass@k of a checkpoint:    rlstack eval model.path=MODEL_OR_RUN_DIR data.eval=[...]
   report       HTML report of a run:      rlstack report RUN_DIR
   algorithms   every method: formula, source, defaults, how to select it
   rewards      list the rewards, test one on rows of yours, write a new one: rlstack rewards -h
 
-rl, sft, reward_model and eval are Hydra apps: --help lists their groups, --cfg job prints the
-configuration, --multirun sweeps. rlstack COMMAND resume=RUN_DIR continues a run that trains.
+From rl to eval all are Hydra apps: --help lists their groups, --cfg job prints the configuration,
+--multirun sweeps. rlstack COMMAND resume=RUN_DIR continues a run that trains.
 eval "$(rlstack -sc install=bash)" turns on completion (zsh: =bash too; fish: =fish)."""
 
 HELP = ("--help", "-h")
@@ -65,10 +69,12 @@ SCHEMAS: dict[str, type[RunSchema]] = {
     "rl": RLConfig,
     "sft": SFTConfig,
     "reward_model": RewardModelConfig,
+    "dpo": DPOConfig,
+    "rejection_sampling": RejectionSamplingConfig,
     "eval": EvalConfig,
 }
 
-RESUMABLE = ("rl", "sft", "reward_model")
+RESUMABLE = tuple(name for name in SCHEMAS if name != "eval")
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -95,6 +101,8 @@ def main() -> None:
         "rl": lambda args: _stage("rl", args),
         "sft": lambda args: _stage("sft", args),
         "reward_model": lambda args: _stage("reward_model", args),
+        "dpo": lambda args: _stage("dpo", args),
+        "rejection_sampling": lambda args: _stage("rejection_sampling", args),
         "eval": lambda args: _stage("eval", args),
         "report": _report,
         "algorithms": _algorithms,
@@ -170,6 +178,14 @@ def _run_stage(name: str, config: Any) -> None:
             from rlstack.stages import reward_model
 
             _print_model(reward_model.run(config))
+        case "dpo":
+            from rlstack.stages import dpo
+
+            _print_model(dpo.run(config))
+        case "rejection_sampling":
+            from rlstack.stages import rejection_sampling
+
+            _print_model(rejection_sampling.run(config))
         case "eval":
             from rlstack.stages import evaluate
 
@@ -180,6 +196,7 @@ def _run_stage(name: str, config: Any) -> None:
 
 
 def _print_model(summary: "Summary") -> None:
+    """Where a stage that trains has left what."""
     if summary.model is not None:
         print(f"model: {summary.model}")
     print(f"report: {summary.report}")

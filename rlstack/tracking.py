@@ -19,6 +19,8 @@ KEY_METRICS = {
     "reward/mean": "reward",
     "eval/pass@1": "held-out",
     "sft/loss": "loss",
+    "preference/loss": "loss",
+    "preference/accuracy": "accuracy",
     "eval/loss": "held-out loss",
     "policy/entropy": "entropy",
     "rollout/response_tokens": "tokens",

@@ -11,12 +11,14 @@ from typing import Any
 from ray.actor import ActorHandle
 from torch import Tensor
 
-from rlstack.batch import CriticBatch, PairBatch, PolicyBatch, SFTBatch, TokenBatch
+from rlstack.batch import CriticBatch, PairBatch, PolicyBatch, SelectableRows, SFTBatch, TokenBatch
 from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.config.critic import CriticConfig
+from rlstack.config.preference import KTOObjective, PairObjective
 from rlstack.config.reward_model import RewardLossConfig
 from rlstack.metrics import Metrics
 from rlstack.planning.phases import Transport
+from rlstack.preference_batch import JudgedPreferenceBatch, PreferenceBatch
 from rlstack.types import SamplingSettings
 from workers.specs import Completion, EngineSpec, EngineState, SendReport, TokenRequest, TrainerSpec
 
@@ -59,8 +61,10 @@ class PolicyActor(_TrainerActor):
 
     def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
         from workers.policy import PolicyRank
+        from workers.preference_learning import PreferenceLearning
 
         self.rank = PolicyRank(spec, rank=rank)
+        self.preferences = PreferenceLearning(self.rank)
 
     def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         return self.rank.logprobs(batch)
@@ -84,6 +88,21 @@ class PolicyActor(_TrainerActor):
 
     def send_weights(self) -> SendReport:
         return self.rank.send_weights()
+
+    def response_logprobs(self, batch: SelectableRows) -> tuple[Tensor, Tensor]:
+        return self.preferences.response_logprobs(batch)
+
+    def update_pairs(self, batch: PreferenceBatch, objective: PairObjective) -> Metrics:
+        return self.preferences.update_pairs(batch, objective)
+
+    def evaluate_pairs(self, batch: PreferenceBatch, objective: PairObjective) -> Metrics:
+        return self.preferences.evaluate_pairs(batch, objective)
+
+    def update_judged(self, batch: JudgedPreferenceBatch, objective: KTOObjective) -> Metrics:
+        return self.preferences.update_judged(batch, objective)
+
+    def evaluate_judged(self, batch: JudgedPreferenceBatch, objective: KTOObjective) -> Metrics:
+        return self.preferences.evaluate_judged(batch, objective)
 
 
 class CriticActor(_TrainerActor):

@@ -10,12 +10,14 @@ import torch
 from ray.actor import ActorHandle
 from torch import Tensor
 
-from rlstack.batch import CriticBatch, PairBatch, PolicyBatch, SFTBatch, TokenBatch
+from rlstack.batch import CriticBatch, PairBatch, PolicyBatch, Rows, SFTBatch, TokenBatch
 from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.config.critic import CriticConfig
+from rlstack.config.preference import KTOObjective, PairObjective
 from rlstack.config.reward_model import RewardLossConfig
 from rlstack.metrics import Metrics, merge
 from rlstack.planning.phases import Transport
+from rlstack.preference_batch import JudgedPreferenceBatch, PreferenceBatch, plain_rows
 from rlstack.preference_evaluation import PairScores, pair_metrics
 from workers.specs import SendReport
 
@@ -114,6 +116,33 @@ class PolicyGroup(TrainerGroup):
     async def send_weights(self) -> SendReport:
         """Put the weights into every engine; what was sent."""
         return (await self.all("send_weights"))[0]
+
+    # --- preferences
+
+    async def response_logprobs(self, batch: Rows) -> Tensor:
+        """Float32 [N], nats: the sum over the loss tokens of each row; any number of rows."""
+        result = torch.zeros(batch.num_rows)
+        for rows, sums in await self.all("response_logprobs", ray.put(plain_rows(batch))):
+            result[rows] = sums
+        return result
+
+    async def update_pairs(self, batch: PreferenceBatch, objective: PairObjective) -> Metrics:
+        """One optimizer step on preference pairs."""
+        return await self.step("update_pairs", batch, objective)
+
+    async def evaluate_pairs(self, batch: PreferenceBatch, objective: PairObjective) -> Metrics:
+        """Metrics `eval/...` of pairs that are not learned from; any number of them."""
+        return merge(await self.all("evaluate_pairs", ray.put(batch), objective))
+
+    async def update_judged(self, batch: JudgedPreferenceBatch, objective: KTOObjective) -> Metrics:
+        """One optimizer step on judged responses."""
+        return await self.step("update_judged", batch, objective)
+
+    async def evaluate_judged(
+        self, batch: JudgedPreferenceBatch, objective: KTOObjective
+    ) -> Metrics:
+        """Metrics `eval/...` of judged responses that are not learned from; any number of them."""
+        return merge(await self.all("evaluate_judged", ray.put(batch), objective))
 
 
 class BaseOfPolicy:

@@ -15,7 +15,6 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlstack.config.model import ModelConfig
-from rlstack.config.placement import PlacementConfig, RolePlacement
 from rlstack.config.rollout import RolloutConfig
 from rlstack.errors import PlacementError
 from rlstack.planning.phases import DeviceState, choose_transport
@@ -36,7 +35,7 @@ from workers.group import (
     RewardTrainerGroup,
     TrainerGroup,
 )
-from workers.placing import Placed, place
+from workers.launch_spec import LaunchSpec
 from workers.reallocator import Reallocator
 from workers.reward_model import RewardModelActor, RewardModelGroup, RewardModelSpec
 from workers.runtime_env import engine_environment, trainer_environment
@@ -44,65 +43,6 @@ from workers.specs import EngineSpec, TrainedRole, TrainerSpec
 
 PLACEMENT_TIMEOUT_S = 120.0
 SHUTDOWN_TIMEOUT_S = 20.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchSpec:
-    """Which roles to start, and how. A role that is None is left out."""
-
-    placement: PlacementConfig
-    model: ModelConfig
-    """Of the policy and the engines."""
-    seed: int
-    policy: TrainedRole | None = None
-    reward_trainer: TrainedRole | None = None
-    """Trains a reward model in the policy's place: a run has one or the other."""
-    critic: TrainedRole | None = None
-    reference: ModelConfig | None = None
-    """A frozen model; its ranks are set up as the policy's trainer is. There are none if it is the
-    one below the policy's adapters."""
-    reward_models: RewardModelSpec | None = None
-    rollout: RolloutConfig | None = None
-    max_prompt_tokens: int = 0
-    max_response_tokens: int = 0
-    ray_address: str | None = None
-
-    @property
-    def reference_in_policy(self) -> bool:
-        """Whether the policy without its adapters is the reference."""
-        policy = self.policy
-        return (
-            policy is not None
-            and policy.trainer.lora is not None
-            and (policy.model == self.reference)
-        )
-
-    @property
-    def adapter_rank(self) -> int | None:
-        """Of the adapters that engines are sent instead of weights."""
-        lora = self.policy.trainer.lora if self.policy else None
-        return lora.rank if lora is not None and lora.engines == "adapters" else None
-
-    def others(self) -> dict[str, RolePlacement]:
-        """The roles beside the policy."""
-        placement = self.placement
-        reference = None if self.reference_in_policy else self.reference
-        wanted = {
-            "critic": (self.critic, placement.critic),
-            "reference": (reference, placement.reference),
-            "reward_model": (self.reward_models, placement.reward_model),
-        }
-        return {name: where for name, (role, where) in wanted.items() if role is not None}
-
-    def place(self, *, device: str) -> Placed:
-        """The resources of every role."""
-        return place(
-            self.placement,
-            trained=self.policy is not None or self.reward_trainer is not None,
-            others=self.others(),
-            engines=self.rollout is not None,
-            device=device,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +207,7 @@ class _Launcher:
         return TrainerSpec(
             model=role.model,
             trainer=role.trainer,
-            temperature=spec.rollout.temperature if spec.rollout else 1.0,
+            temperature=spec.logprob_temperature,
             total_updates=role.total_updates,
             features=role.features,
             seed=spec.seed,

@@ -87,17 +87,17 @@ def _without_dropout(model: PreTrainedModel) -> None:
             module.attention_dropout = 0.0
 
 
-def check_model(config: ModelConfig) -> None:
+def check_model(config: ModelConfig, *, key: str = "model.path") -> None:
     """Fail early, before any process starts, if the model cannot be loaded.
 
     Raises:
-        ConfigError: naming `model.path` and the fix.
+        ConfigError: naming `key`, which gave the path, and the fix.
     """
-    hf_config = _read_config(config, key="model.path")
+    hf_config = _read_config(config, key=key)
     for name in _LOGIT_TRANSFORMS:
         if getattr(hf_config, name, None) not in (None, 1.0):
             raise ConfigError(
-                f"model.path: {config.path!r} uses {name}, which the trainer's chunked logprobs do "
+                f"{key}: {config.path!r} uses {name}, which the trainer's chunked logprobs do "
                 "not apply; choose a model without it"
             )
 
@@ -167,6 +167,17 @@ def load_tokenizer(config: ModelConfig) -> Tokenizer:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked: any token will do
     return tokenizer
+
+
+def model_fingerprint(config: ModelConfig) -> str:
+    """What changes when the model does: a folder's files, or the commit of a hub model."""
+    folder = Path(config.path)
+    if folder.is_dir():
+        files = sorted(f for f in folder.iterdir() if f.is_file())
+        found = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        return repr((found, config.dtype))
+    hf_config = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+    return repr((config.path, getattr(hf_config, "_commit_hash", None), config.dtype))
 
 
 def same_tokens(one: Tokenizer, other: Tokenizer) -> bool:

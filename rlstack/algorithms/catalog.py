@@ -15,12 +15,14 @@ from rlstack.algorithms import (
     reductions,
     sequence_losses,
     shaping,
+    supervised_losses,
     value_losses,
 )
 from rlstack.batch import CriticBatch, PolicyBatch, TokenBatch
 from rlstack.config.algorithm import (
     AlgorithmConfig,
     CISPOLoss,
+    DistillationAdvantage,
     DrGRPOAdvantage,
     FixedLength,
     GAEAdvantage,
@@ -88,6 +90,10 @@ def estimate_advantages(
     if isinstance(config.advantage, GAEAdvantage):
         assert values is not None
         estimated, returns = _gae(batch, penalty, values, config.advantage)
+    elif isinstance(config.advantage, DistillationAdvantage):
+        estimated = supervised_losses.distillation_advantages(
+            old_logprobs, ref_logprobs, mask, weight=config.advantage.weight
+        )
     else:
         estimated = _advantages(batch, penalty, config)
     log_ratio = correction.log_mismatch(old_logprobs, batch.rollout_logprobs, mask)
@@ -160,8 +166,8 @@ def _advantages(batch: TokenBatch, penalty: Tensor | None, config: AlgorithmConf
         case ReMaxAdvantage():
             assert batch.baseline_rewards is not None
             per_rollout = advantages.remax(rewards, batch.baseline_rewards)
-        case GAEAdvantage():
-            raise AssertionError("made from values")
+        case GAEAdvantage() | DistillationAdvantage():
+            raise AssertionError("made token by token")
     return advantages.per_token(per_rollout, mask)
 
 

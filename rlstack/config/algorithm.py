@@ -71,6 +71,15 @@ class GAEAdvantage(Frozen):
     """Advantages of the step to mean 0 and deviation 1."""
 
 
+class DistillationAdvantage(Frozen):
+    """How much likelier a teacher holds each sampled token than the policy does."""
+
+    name: Literal["distillation"]
+    teacher: str
+    """Path or hub name; it has the policy's tokenizer, and stands in the reference's place."""
+    weight: float = Field(gt=0)
+
+
 AdvantageConfig = Annotated[
     GRPOAdvantage
     | DrGRPOAdvantage
@@ -80,7 +89,8 @@ AdvantageConfig = Annotated[
     | OPOAdvantage
     | GPGAdvantage
     | MaxRLAdvantage
-    | GAEAdvantage,
+    | GAEAdvantage
+    | DistillationAdvantage,
     Field(discriminator="name"),
 ]
 
@@ -264,7 +274,7 @@ class AlgorithmConfig(Frozen):
     @property
     def needs_reference(self) -> bool:
         """Whether anything reads reference logprobs."""
-        return self.kl.coef > 0
+        return self.kl.coef > 0 or isinstance(self.advantage, DistillationAdvantage)
 
     @property
     def needs_baseline(self) -> bool:

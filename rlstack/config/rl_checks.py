@@ -2,6 +2,7 @@
 
 from rlstack.config.algorithm import (
     AlgorithmConfig,
+    DistillationAdvantage,
     GAEAdvantage,
     ReinforcePlusPlusAdvantage,
     ReMaxAdvantage,
@@ -82,7 +83,7 @@ def group_problems(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> list[P
     if isinstance(chosen, ReinforcePlusPlusAdvantage):
         compares = chosen.group_baseline
     else:
-        compares = not isinstance(chosen, ReMaxAdvantage | GAEAdvantage)
+        compares = not isinstance(chosen, ReMaxAdvantage | GAEAdvantage | DistillationAdvantage)
     if compares and rollout.num_samples == 1:
         text = (
             f"advantage {chosen.name} compares the rollouts of a prompt and needs at least 2, got "
@@ -99,6 +100,9 @@ def group_problems(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> list[P
     if algorithm.reward.whiten and isinstance(chosen, ReMaxAdvantage):
         text = "would scale the rewards and not the greedy ones they are compared with; set false"
         found.append(Problem(("algorithm.reward.whiten", "algorithm.advantage"), text))
+    if isinstance(chosen, DistillationAdvantage) and algorithm.kl.coef > 0:
+        text = "is of the KL to a reference, in whose place the teacher stands; set it to 0"
+        found.append(Problem(("algorithm.kl.coef", "algorithm.advantage"), text))
     if not algorithm.dynamic_sampling.enabled:
         return found
     if isinstance(chosen, ReMaxAdvantage):

@@ -16,7 +16,8 @@ from rlstack.rollout_log import write_rollouts
 from rlstack.stages.common import episodes
 from rlstack.tracking import Tracker
 from rlstack.types import SamplingSettings
-from workers.launch import LaunchSpec, launch
+from workers.launch import launch
+from workers.launch_spec import LaunchSpec
 from workers.loading import check_model, check_positions, is_model_directory, load_tokenizer
 from workers.scorer import ScorerPool
 from workers.served_models import ServedModels, reward_model_spec

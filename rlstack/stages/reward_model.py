@@ -25,7 +25,8 @@ from rlstack.preference_evaluation import (
 from rlstack.stages import supervised
 from rlstack.stages.supervised import Learner, Stage, Summary
 from rlstack.types import PreferencePair
-from workers.launch import LaunchSpec, Roles
+from workers.launch import Roles
+from workers.launch_spec import LaunchSpec
 from workers.loading import check_positions, check_scalar_model, load_tokenizer
 from workers.specs import TrainedRole
 

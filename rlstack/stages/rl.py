@@ -16,7 +16,7 @@ from rlstack.protocols import Trained
 from rlstack.report import write_report
 from rlstack.rollout_log import write_rollouts
 from rlstack.stages.common import check_unused, episodes, library_versions, stop_signals
-from rlstack.stages.rl_roles import check_critic, chosen_filtration, launch_spec
+from rlstack.stages.rl_roles import check_roles, chosen_filtration, launch_spec
 from rlstack.timeline import Timeline
 from rlstack.tracking import Tracker
 from rlstack.types import Prompt
@@ -55,7 +55,7 @@ async def _run(config: RLConfig) -> RunSummary:
     # Everything a user can get wrong is checked here, before any process starts.
     spec = launch_spec(config)
     check_model(config.model)
-    check_critic(config)
+    check_roles(config)
     filtration = chosen_filtration(config)
     check_adapters(config.model, config.trainer.lora, key="trainer.lora")
     check_positions(config.model, longest_row=spec.max_prompt_tokens + spec.max_response_tokens)

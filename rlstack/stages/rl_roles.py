@@ -1,12 +1,13 @@
 """Which roles an RL run has, and what can be checked of them before any process starts."""
 
 from rewards.filtration import filtration_policy
+from rlstack.config.algorithm import DistillationAdvantage
 from rlstack.config.model import ModelConfig
 from rlstack.config.run import RLConfig
 from rlstack.errors import ConfigError
 from rlstack.protocols import Filtration
-from workers.launch import LaunchSpec
-from workers.loading import check_scalar_model, load_tokenizer, same_tokens
+from workers.launch_spec import LaunchSpec
+from workers.loading import check_model, check_scalar_model, load_tokenizer, same_tokens
 from workers.lora import check_adapters
 from workers.served_models import reward_model_spec
 from workers.specs import TrainedRole
@@ -34,13 +35,51 @@ def launch_spec(config: RLConfig) -> LaunchSpec:
             total_updates=max(1, total_updates - warmup_updates),
         ),
         critic=critic,
-        reference=config.model if algorithm.needs_reference else None,
+        reference=reference_model(config),
         reward_models=reward_model_spec(config.reward.model) if config.reward.model else None,
         rollout=config.rollout,
         max_prompt_tokens=config.data.max_prompt_tokens,
         max_response_tokens=longest,
         ray_address=config.ray_address,
     )
+
+
+def check_roles(config: RLConfig) -> None:
+    """Fail early if the critic or the teacher cannot be what it is meant to be.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    check_critic(config)
+    check_teacher(config)
+
+
+def reference_model(config: RLConfig) -> ModelConfig | None:
+    """The policy as it starts, or a teacher; None where nothing is compared with either."""
+    chosen = config.algorithm.advantage
+    if isinstance(chosen, DistillationAdvantage):
+        return config.model.model_copy(update={"path": chosen.teacher})
+    return config.model if config.algorithm.needs_reference else None
+
+
+def check_teacher(config: RLConfig) -> None:
+    """Fail early if there is a teacher and it cannot judge the policy's tokens.
+
+    Raises:
+        ConfigError: if its path holds no usable model, or its tokenizer is another.
+    """
+    chosen = config.algorithm.advantage
+    if not isinstance(chosen, DistillationAdvantage):
+        return
+    teacher = config.model.model_copy(update={"path": chosen.teacher})
+    key = "algorithm.advantage.teacher"
+    check_model(teacher, key=key)
+    if not same_tokens(load_tokenizer(teacher), load_tokenizer(config.model)):
+        raise ConfigError(
+            f"{key}: the tokenizer of {chosen.teacher!r} has other tokens than that of "
+            f"{config.model.path!r}, and a teacher judges the policy's own tokens; give a model "
+            "with the policy's tokenizer"
+        )
 
 
 def critic_model(config: RLConfig) -> ModelConfig:

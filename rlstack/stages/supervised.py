@@ -13,8 +13,8 @@ Its configuration is a `SupervisedConfig`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -30,7 +30,8 @@ from rlstack.report import write_report
 from rlstack.stages.common import check_unused, library_versions, stop_signals
 from rlstack.timeline import Timeline
 from rlstack.tracking import Tracker
-from workers.launch import LaunchSpec, Roles, launch
+from workers.launch import Roles, launch
+from workers.launch_spec import LaunchSpec
 
 BatchT = TypeVar("BatchT", bound=Rows)
 
@@ -57,6 +58,8 @@ class Learner(Generic[SampleT, BatchT]):
     """What is measured of held-out samples, without learning from them; any number of rows."""
     summarize: Callable[[Sequence[Any]], Metrics] = merge
     """Metrics `eval/...` of everything that `evaluate` has returned; metrics are added up."""
+    prepare: Callable[[], Awaitable[None]] | None = None
+    """Once, before weights are restored: what must be computed with those of the start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,34 +99,69 @@ def check_run_dir(config: SupervisedConfig, *, command: str) -> None:
         check_unused(Path(config.run_dir), command=command)
 
 
-async def run(stage: Stage[SampleT, BatchT]) -> Summary:
-    """Train to the last step; SIGTERM or Ctrl-C finish the step, save and stop."""
-    config, run_dir = stage.config, Path(stage.config.run_dir)
-    sampler = PromptSampler(
-        stage.train,
-        seed=config.seed,
-        shuffle=config.data.shuffle,
-        curriculum=config.data.curriculum,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """What a started stage works with."""
+
+    roles: Roles
+    tracker: Tracker
+    stop: asyncio.Event
+
+
+@asynccontextmanager
+async def started(
+    config: SupervisedConfig, *, command: str, total_steps: int, spec: LaunchSpec, notes: list[str]
+) -> AsyncIterator[Running]:
+    """Start what `spec` names, in a run directory with its tracker; end it all on leaving."""
+    run_dir = Path(config.run_dir)
     async with AsyncExitStack() as stack:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "config.yaml").write_text(dump(config))
-        total_steps = config.num_steps(len(stage.train.prompts))
         tracker = stack.enter_context(
-            Tracker.open(
-                config.tracking, run_dir=run_dir, total_steps=total_steps, title=stage.command
-            )
+            Tracker.open(config.tracking, run_dir=run_dir, total_steps=total_steps, title=command)
         )
-        tracker.note(stage.train.summary("training"))
-        if stage.held_out.sources:
-            tracker.note(stage.held_out.summary("held-out"))
-        tracker.phase("starting trainers")
-        roles = await stack.enter_async_context(launch(stage.spec))
+        for note in notes:
+            tracker.note(note)
+        tracker.phase("starting engines and trainers" if spec.rollout else "starting trainers")
+        roles = await stack.enter_async_context(launch(spec))
         stop = stack.enter_context(stop_signals())  # after Ray, which sets handlers of its own
-        training = Training(stage, stage.learner(roles), sampler, tracker)
-        await training.run(stop)
-    training.summary.report = write_report(run_dir)
+        yield Running(roles=roles, tracker=tracker, stop=stop)
+
+
+async def run(stage: Stage[SampleT, BatchT]) -> Summary:
+    """Train to the last step; SIGTERM or Ctrl-C finish the step, save and stop."""
+    config = stage.config
+    notes = [stage.train.summary("training")]
+    if stage.held_out.sources:
+        notes.append(stage.held_out.summary("held-out"))
+    async with started(
+        config,
+        command=stage.command,
+        total_steps=config.num_steps(len(stage.train.prompts)),
+        spec=stage.spec,
+        notes=notes,
+    ) as running:
+        part = Part(resume=config.resume is not None)
+        training = Training(stage, stage.learner(running.roles), running.tracker, part)
+        await training.run(running.stop)
+    training.summary.report = write_report(Path(config.run_dir))
     return training.summary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Which part of a run is trained: all of it, or one of several rounds."""
+
+    resume: bool
+    """Whether to go on from the latest checkpoint."""
+    start: int = 0
+    """Steps before it."""
+    last: bool = True
+    """Whether the model is exported after it."""
+    opening: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Metrics to be shown with the first step."""
+    evaluate: Callable[[int], Awaitable[Metrics]] | None = None
+    """Metrics `eval/...` after a step, in place of the learner's on held-out samples."""
 
 
 class Training(Generic[SampleT, BatchT]):
@@ -133,28 +171,38 @@ class Training(Generic[SampleT, BatchT]):
         self,
         stage: Stage[SampleT, BatchT],
         learner: Learner[SampleT, BatchT],
-        sampler: PromptSampler[SampleT],
         tracker: Tracker,
+        part: Part,
     ) -> None:
+        config = stage.config
         self.command = stage.command
-        self.config = stage.config
+        self.config = config
         self.learner = learner
-        self.sampler = sampler
+        self.sampler = PromptSampler(
+            stage.train,
+            seed=config.seed,
+            shuffle=config.data.shuffle,
+            curriculum=config.data.curriculum,
+        )
         self.tracker = tracker
+        self.part = part
         self.held_out = stage.held_out.prompts
         self.num_rows = len(stage.train.prompts)
-        self.total_steps = stage.config.num_steps(self.num_rows)
-        self.run_dir = Path(stage.config.run_dir)
+        self.total_steps = part.start + config.num_steps(self.num_rows)
+        self.run_dir = Path(config.run_dir)
         self.timeline = Timeline(self.run_dir, on_span=tracker.span)
-        self.checkpoints = Checkpoints(self.run_dir, keep_last=stage.config.checkpoint.keep_last)
-        self.summary = Summary(run_dir=self.run_dir)
-        self.saved_step: int | None = None
+        self.checkpoints = Checkpoints(self.run_dir, keep_last=config.checkpoint.keep_last)
+        self.summary = Summary(run_dir=self.run_dir, steps_completed=part.start)
+        self.saved_step: int | None = part.start
         self.best_value: float | None = None
         self.best_step: int | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """From the latest checkpoint, or from the start, to the end or to `stop`."""
-        if self.config.resume is not None:
+        if self.learner.prepare is not None:
+            self.tracker.phase("reference logprobs")
+            await self.learner.prepare()
+        if self.part.resume:
             await self._restore()
         first = self.summary.steps_completed
         if first == 0 and self._evaluates(0):
@@ -169,7 +217,7 @@ class Training(Generic[SampleT, BatchT]):
             if self._is_best(step, values) or (every and step % every == 0):
                 await self._save()
             if stop.is_set():
-                self.summary.stopped_early = step < self.total_steps
+                self.summary.stopped_early = step < self.total_steps or not self.part.last
                 break
         await self._save()
         if self.summary.stopped_early:
@@ -177,10 +225,20 @@ class Training(Generic[SampleT, BatchT]):
                 f"stopped after step {self.summary.steps_completed}; resume with "
                 f"rlstack {self.command} resume={self.run_dir}"
             )
-        elif self.config.checkpoint.export:
+        elif self.part.last:
+            await self.export()
+
+    async def export(self) -> None:
+        """Write the model in Hugging Face format, if that is wanted."""
+        if self.config.checkpoint.export:
             self.tracker.phase("exporting")
             self.summary.model = self.run_dir / "export"
             await write_folder(self.summary.model, self.learner.trainer.export)
+
+    def follow(self, previous: "Training[SampleT, BatchT]") -> None:
+        """Take over what an earlier part of the run has found."""
+        self.summary.evaluations |= previous.summary.evaluations
+        self.best_value, self.best_step = previous.best_value, previous.best_step
 
     async def _step(self, step: int) -> dict[str, float]:
         self.timeline.begin_step(step)
@@ -191,25 +249,35 @@ class Training(Generic[SampleT, BatchT]):
             metrics = await self.learner.update(batch)
         values = (metrics + self.timeline.end_step()).values()
         num_tokens = int(batch.lengths.sum())
+        if step == self.part.start + 1:
+            values |= self.part.opening
         return values | {
-            "data/epoch": step * rows / self.num_rows,
+            "data/epoch": (step - self.part.start) * rows / self.num_rows,
             "update/num_tokens": num_tokens,
             "update/tokens_per_s": num_tokens / values["time/update_s"],
         }
 
     def _evaluates(self, step: int) -> bool:
         every = self.config.evaluation.every
-        return bool(self.held_out and every) and (step % every == 0 or step == self.total_steps)
+        wanted = bool(every and (self.held_out or self.part.evaluate))
+        return wanted and (step % every == 0 or (self.part.last and step == self.total_steps))
 
     async def _evaluate(self, step: int) -> dict[str, float]:
         self.tracker.span("evaluation")
+        if self.part.evaluate is not None:
+            metrics = await self.part.evaluate(step)
+        else:
+            metrics = await self._evaluate_held_out()
+        self.summary.evaluations[step] = values = metrics.values()
+        return values
+
+    async def _evaluate_held_out(self) -> Metrics:
         rows = self.config.data.prompts_per_step
         parts = [
             await self.learner.evaluate(self.learner.collate(self.held_out[start : start + rows]))
             for start in range(0, len(self.held_out), rows)
         ]
-        self.summary.evaluations[step] = values = self.learner.summarize(parts).values()
-        return values
+        return self.learner.summarize(parts)
 
     def _is_best(self, step: int, values: dict[str, float]) -> bool:
         metric = self.config.checkpoint.keep_best

@@ -12,6 +12,7 @@ from rewards.environments.registry import bind, register_environments
 from rlstack.config.algorithm import GSPOLoss, PPOClipLoss
 from rlstack.config.load import dump, parse
 from rlstack.config.reward_model import RewardModelConfig
+from rlstack.config.rounds import DPOConfig, RejectionSamplingConfig
 from rlstack.config.run import EvalConfig, RLConfig, RunSchema
 from rlstack.config.supervised import SFTConfig
 from rlstack.errors import ConfigError
@@ -28,9 +29,13 @@ SCHEMAS: dict[str, type[RunSchema]] = {
     "rl": RLConfig,
     "sft": SFTConfig,
     "reward_model": RewardModelConfig,
+    "dpo": DPOConfig,
+    "rejection_sampling": RejectionSamplingConfig,
     "eval": EvalConfig,
 }
 SOURCE = "{type: file, path: rows.jsonl}"
+TEACHER = {"distillation": ["algorithm.advantage.teacher=t"]}
+"""What must be given beside an algorithm or advantage of this name."""
 
 
 def composed(name: str, *overrides: str) -> dict[str, Any]:
@@ -63,6 +68,7 @@ def test_every_experiment_parses(name: str) -> None:
 @pytest.mark.parametrize("override", [*(f"algorithm={name}" for name in ALGORITHMS), *VARIANTS])
 def test_every_algorithm_and_each_of_its_variants_parses(override: str) -> None:
     method = ["algorithm=ppo"] if override.endswith("=gae") else []
+    method += TEACHER.get(override.rpartition("=")[2], [])
     assert parse(RLConfig, rl_values(*method, override))
 
 
@@ -111,7 +117,8 @@ def test_reward_components_that_cannot_be(components: str, problem: str) -> None
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_the_parts_of_an_algorithm_can_be_exchanged(name: str) -> None:
     parts = ["algorithm/policy_loss=gspo", "algorithm/correction=none"]
-    chosen = parse(RLConfig, rl_values(f"algorithm={name}", *parts)).algorithm
+    given = [f"algorithm={name}", *parts, *TEACHER.get(name, [])]
+    chosen = parse(RLConfig, rl_values(*given)).algorithm
     assert chosen.correction.name == "none"
     assert chosen.policy_loss == GSPOLoss(
         name="gspo", level="sequence", clip_low=3e-4, clip_high=4e-4
@@ -135,12 +142,13 @@ def test_the_clip_of_dapo_is_higher_and_can_be_overridden() -> None:
 def test_every_advantage_parses_and_says_whether_it_needs_a_group(name: str) -> None:
     override = f"algorithm/advantage={name}"
     algorithm = "algorithm=ppo" if name == "gae" else "algorithm=grpo"
-    assert parse(RLConfig, rl_values(algorithm, override)).algorithm.advantage.name == name
-    alone = rl_values(override, "rollout.num_samples=1")
+    given = [override, *TEACHER.get(name, [])]
+    assert parse(RLConfig, rl_values(algorithm, *given)).algorithm.advantage.name == name
+    alone = rl_values(*given, "rollout.num_samples=1")
     if name == "gae":
         assert "critic: is missing" in problems(rl_values(override))
         assert parse(RLConfig, rl_values("algorithm=ppo", "rollout.num_samples=1"))
-    elif name in ("remax", "reinforce_plus_plus"):
+    elif name in ("remax", "reinforce_plus_plus", "distillation"):
         assert parse(RLConfig, alone)
     else:
         assert f"rollout.num_samples: advantage {name} compares" in problems(alone)
@@ -268,6 +276,11 @@ def test_a_key_inside_a_list_is_named_as_typed() -> None:
             "algorithm.kl.estimator: corrects the gradient of a loss",
         ),
         (["algorithm.kl.target=0.1"], "algorithm.kl.coef: is scaled to reach"),
+        (
+            ["algorithm=distillation", *TEACHER["distillation"], "algorithm.kl.coef=0.1"],
+            "algorithm.kl.coef: is of the KL to a reference, in whose place the teacher stands",
+        ),
+        (["algorithm=distillation"], "algorithm.advantage.teacher: must be given"),
         (
             ["algorithm.kl.coef=0.1", "algorithm.kl.target=0.1", "algorithm.kl.horizon=100"],
             "algorithm.kl.horizon: 100 is less than the",

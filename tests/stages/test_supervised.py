@@ -13,14 +13,13 @@ from rlstack.batch import SFTBatch, collate_demonstrations
 from rlstack.config.load import parse
 from rlstack.config.supervised import SFTConfig
 from rlstack.data.dataset import Dataset, SkipReport, Source
-from rlstack.data.sampler import PromptSampler
 from rlstack.errors import ConfigError
 from rlstack.metrics import Metrics
-from rlstack.stages.supervised import Learner, Stage, Summary, Training, check_run_dir
+from rlstack.stages.supervised import Learner, Part, Stage, Summary, Training, check_run_dir
 from rlstack.tracking import Tracker
 from rlstack.types import Demonstration
 from tests.config.test_load import SOURCE, composed
-from workers.launch import LaunchSpec
+from workers.launch_spec import LaunchSpec
 
 NUM_ROWS, NUM_HELD_OUT = 6, 5
 HELD_OUT_LOSSES = (4.0, 2.0, 3.0, 1.5, 1.8, 1.9, 1.7)
@@ -112,9 +111,8 @@ def train(run_dir: Path, trainer: FakeTrainer, *overrides: str, num_held_out: in
     learner = Learner(
         trainer=trainer, collate=collate, update=trainer.update, evaluate=trainer.evaluate
     )
-    sampler = PromptSampler(stage.train, seed=0, shuffle=True, curriculum=None)
     with Tracker.open(config.tracking, run_dir=run_dir, total_steps=1, title="sft") as tracker:
-        training = Training(stage, learner, sampler, tracker)
+        training = Training(stage, learner, tracker, Part(resume=stage.config.resume is not None))
         asyncio.run(training.run(trainer.stop))
     return training.summary
 

@@ -19,7 +19,8 @@ from rlstack.config.trainer import ScheduleConfig, TrainerConfig
 from rlstack.types import GenerationRequest, Prompt, Rollout, SamplingSettings
 from tests.tiny_model import write_tiny_model
 from workers.environments import EnvironmentPool
-from workers.launch import LaunchSpec, Roles, launch
+from workers.launch import Roles, launch
+from workers.launch_spec import LaunchSpec
 from workers.specs import TrainedRole
 
 MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS = 32, 24

@@ -15,7 +15,7 @@ from rlstack.data.dataset import Dataset, SkipReport, Source
 from rlstack.data.sampler import PromptSampler
 from rlstack.stages.rl_roles import chosen_filtration
 from rlstack.timeline import Timeline
-from tests.config.test_load import CONF, rl_values
+from tests.config.test_load import CONF, TEACHER, rl_values
 from tests.workers.conftest import (
     MAX_RESPONSE_TOKENS,
     Stack,
@@ -76,6 +76,7 @@ def test_a_step_of_every_algorithm(
         RLConfig,
         rl_values(
             f"algorithm={name}",
+            *TEACHER.get(name, []),
             "data.prompts_per_step=4",
             "rollout.num_samples=4",
             "rollout.temperature=0.8",

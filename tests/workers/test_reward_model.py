@@ -11,7 +11,8 @@ from transformers import Qwen2Config, Qwen2ForSequenceClassification
 from rewards.sequence_scorer import SequenceScorer
 from tests.tiny_model import write_tiny_model
 from tests.workers.conftest import model_config, placement_config
-from workers.launch import LaunchSpec, launch
+from workers.launch import launch
+from workers.launch_spec import LaunchSpec
 from workers.reward_model import RewardModelSpec, share_rows
 
 

@@ -23,7 +23,8 @@ from rlstack.types import PreferencePair, RewardRequest
 from tests.tiny_model import write_tiny_model
 from tests.workers.conftest import model_config, placement_config, trainer_config
 from workers.group import RewardTrainerGroup
-from workers.launch import LaunchSpec, launch
+from workers.launch import launch
+from workers.launch_spec import LaunchSpec
 from workers.loading import load_tokenizer
 from workers.specs import TrainedRole
 

@@ -1,0 +1,220 @@
+"""What is learned from scored samples: the best against the worst, or the best alone. Pure."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlstack.types import Demonstration, FinishReason, Group, PreferencePair, Rollout, Score
+
+SelectedT = TypeVar("SelectedT")
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Selection(Generic[SelectedT]):
+    """What is learned from, and how many prompts or responses were left out for which reason."""
+
+    samples: tuple[SelectedT, ...]
+    dropped: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class KeptResponse:
+    """A sampled response that was good enough.
+
+    prompt_ids: int64 [P], chat template and generation prompt included.
+    response_ids: int64 [R], end-of-sequence token included.
+    """
+
+    prompt_id: str
+    data_source: str
+    text: str
+    """The rendered prompt."""
+    response: str
+    reward: float
+    prompt_ids: NDArray[np.int64]
+    response_ids: NDArray[np.int64]
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What a dataset's samples have."""
+        return {"reward": self.reward}
+
+    def demonstration(self) -> Demonstration:
+        """For supervised training: the response is in the loss."""
+        mask = np.zeros(len(self.prompt_ids) + len(self.response_ids), dtype=np.bool_)
+        mask[len(self.prompt_ids) :] = True
+        return Demonstration(
+            prompt_id=self.prompt_id,
+            data_source=self.data_source,
+            text=self.text,
+            token_ids=np.concatenate((self.prompt_ids, self.response_ids)),
+            loss_mask=mask,
+            metadata=self.metadata,
+        )
+
+
+def best_versus_worst(groups: Sequence[Group]) -> Selection[PreferencePair]:
+    """Of each prompt the response with the highest and the one with the lowest reward.
+
+    Of equal rewards the first sample counts. A prompt with fewer than two judged responses is
+    dropped as `unjudged`, one whose rewards are all equal as `tie`, one whose best and worst
+    response are the same tokens as `same_response`.
+    """
+    pairs: list[PreferencePair] = []
+    dropped = Counter({"unjudged": 0, "tie": 0, "same_response": 0})
+    for index, group in enumerate(groups):
+        judged = _judged(group)
+        if len(judged) < 2:
+            dropped["unjudged"] += 1
+            continue
+        best_reward, best = max(judged, key=lambda found: found[0])
+        worst_reward, worst = min(judged, key=lambda found: found[0])
+        if best_reward == worst_reward:
+            dropped["tie"] += 1
+        elif np.array_equal(best.response_ids, worst.response_ids):
+            dropped["same_response"] += 1
+        else:
+            rewards = {"chosen_reward": best_reward, "rejected_reward": worst_reward}
+            pairs.append(_pair(group, index, best, worst, rewards))
+    return Selection(samples=tuple(pairs), dropped=dict(dropped))
+
+
+def kept_responses(
+    groups: Sequence[Group], *, min_reward: float | None, per_prompt: int
+) -> Selection[KeptResponse]:
+    """Of each prompt the best responses, at most `per_prompt`, with at least `min_reward`.
+
+    Of equal rewards the first sample counts. Responses are dropped as `unjudged`, `cut` (they did
+    not end by themselves, and would teach not to end), `reward`, `duplicate` (the same tokens as a
+    better or earlier one) or `surplus`.
+    """
+    kept: list[KeptResponse] = []
+    dropped = Counter({"unjudged": 0, "cut": 0, "reward": 0, "duplicate": 0, "surplus": 0})
+    for index, group in enumerate(groups):
+        judged = _judged(group)
+        dropped["unjudged"] += len(group.rollouts) - len(judged)
+        seen: set[bytes] = set()
+        for reward, rollout in sorted(judged, key=lambda found: -found[0]):
+            tokens = rollout.response_ids.tobytes()
+            if rollout.finish_reason is not FinishReason.STOP:
+                dropped["cut"] += 1
+            elif min_reward is not None and reward < min_reward:
+                dropped["reward"] += 1
+            elif tokens in seen:
+                dropped["duplicate"] += 1
+            elif len(seen) == per_prompt:
+                dropped["surplus"] += 1
+            else:
+                seen.add(tokens)
+                kept.append(_kept(group, index, rollout, reward, number=len(seen)))
+    return Selection(samples=tuple(kept), dropped=dict(dropped))
+
+
+def _judged(group: Group) -> list[tuple[float, Rollout]]:
+    def value(score: Score, rollout: Rollout) -> float | None:
+        return score.value if len(rollout.response_ids) else None
+
+    values = [(value(s, r), r) for s, r in zip(group.scores, group.rollouts, strict=True)]
+    return [(reward, rollout) for reward, rollout in values if reward is not None]
+
+
+def _pair(
+    group: Group, index: int, best: Rollout, worst: Rollout, rewards: Mapping[str, float]
+) -> PreferencePair:
+    prompt = group.prompt
+    return PreferencePair(
+        # A prompt may come twice where rounds meet the end of an epoch.
+        prompt_id=f"{index}:{prompt.prompt_id}",
+        data_source=prompt.data_source,
+        text=prompt.text,
+        chosen=best.text,
+        rejected=worst.text,
+        prompt_ids=prompt.token_ids,
+        chosen_ids=best.response_ids,
+        rejected_ids=worst.response_ids,
+        margin=rewards["chosen_reward"] - rewards["rejected_reward"],
+        chosen_features=(),
+        rejected_features=(),
+        metadata=rewards,
+    )
+
+
+def _kept(
+    group: Group, index: int, rollout: Rollout, reward: float, *, number: int
+) -> KeptResponse:
+    prompt = group.prompt
+    return KeptResponse(
+        prompt_id=f"{index}.{number}:{prompt.prompt_id}",
+        data_source=prompt.data_source,
+        text=prompt.text,
+        response=rollout.text,
+        reward=reward,
+        prompt_ids=prompt.token_ids,
+        response_ids=rollout.response_ids,
+    )
+
+
+def pair_record(pair: PreferencePair) -> Record:
+    """A row of JSONL that is data for `rlstack dpo` too; the tokens are those that were sampled."""
+    return {
+        "id": pair.prompt_id,
+        "data_source": pair.data_source,
+        "prompt": pair.text,
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        "margin": pair.margin,
+        "metadata": dict(pair.metadata),
+        "prompt_ids": pair.prompt_ids.tolist(),
+        "chosen_ids": pair.chosen_ids.tolist(),
+        "rejected_ids": pair.rejected_ids.tolist(),
+    }
+
+
+def pair_of(record: Record) -> PreferencePair:
+    """What `pair_record` wrote, exactly."""
+    return PreferencePair(
+        prompt_id=record["id"],
+        data_source=record["data_source"],
+        text=record["prompt"],
+        chosen=record["chosen"],
+        rejected=record["rejected"],
+        prompt_ids=np.array(record["prompt_ids"], dtype=np.int64),
+        chosen_ids=np.array(record["chosen_ids"], dtype=np.int64),
+        rejected_ids=np.array(record["rejected_ids"], dtype=np.int64),
+        margin=record["margin"],
+        chosen_features=(),
+        rejected_features=(),
+        metadata=record["metadata"],
+    )
+
+
+def kept_record(kept: KeptResponse) -> Record:
+    """A row of JSONL that is data for `rlstack sft` too; the tokens are those that were sampled."""
+    return {
+        "id": kept.prompt_id,
+        "data_source": kept.data_source,
+        "prompt": kept.text,
+        "response": kept.response,
+        "metadata": dict(kept.metadata),
+        "prompt_ids": kept.prompt_ids.tolist(),
+        "response_ids": kept.response_ids.tolist(),
+    }
+
+
+def kept_of(record: Record) -> KeptResponse:
+    """What `kept_record` wrote, exactly."""
+    return KeptResponse(
+        prompt_id=record["id"],
+        data_source=record["data_source"],
+        text=record["prompt"],
+        response=record["response"],
+        reward=record["metadata"]["reward"],
+        prompt_ids=np.array(record["prompt_ids"], dtype=np.int64),
+        response_ids=np.array(record["response_ids"], dtype=np.int64),
+    )

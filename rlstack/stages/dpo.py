@@ -1,0 +1,156 @@
+"""`rlstack dpo`: learning from preferences in the data, or from the policy's own samples."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlstack.config.preference import KTOObjective, PairObjective
+from rlstack.config.rounds import DPOConfig
+from rlstack.data.dataset import Dataset, SampleT
+from rlstack.data.held_out import without_held_out
+from rlstack.data.mismatched import mismatched
+from rlstack.data.preferences import load_judged_responses, load_preferences
+from rlstack.data.reference_cache import ReferenceCache
+from rlstack.data.selection import best_versus_worst, pair_of, pair_record
+from rlstack.protocols import Tokenizer
+from rlstack.stages import rounds, supervised
+from rlstack.stages.preference_learner import JudgedLearner, PairLearner
+from rlstack.stages.rounds import Round, RoundsStage
+from rlstack.stages.supervised import Learner, Stage, Summary
+from rlstack.types import PreferencePair
+from workers.group import PolicyGroup
+from workers.launch import Roles
+from workers.launch_spec import LaunchSpec
+from workers.loading import check_model, check_positions, load_tokenizer, model_fingerprint
+from workers.specs import TrainedRole
+
+
+def run(config: DPOConfig) -> Summary:
+    """Train; what was achieved. The model is in RUN_DIR/export."""
+    supervised.check_run_dir(config, command="dpo")
+    check_model(config.model)
+    check_positions(config.model, longest_row=config.longest_row)
+    tokenizer = load_tokenizer(config.model)
+    objective = config.objective
+    if isinstance(objective, KTOObjective):
+        return asyncio.run(supervised.run(_judged(config, objective, tokenizer)))
+    if config.rounds:
+        return asyncio.run(rounds.run(_sampled(config, objective, tokenizer)))
+    return asyncio.run(supervised.run(_pairs(config, objective, tokenizer)))
+
+
+def _pairs(config: DPOConfig, objective: PairObjective, tokenizer: Tokenizer) -> Stage[Any, Any]:
+    """Pairs of the data."""
+    train, held_out = _load(load_preferences, config, tokenizer)
+    fingerprint = model_fingerprint(config.model)
+
+    def learner(roles: Roles) -> Learner[Any, Any]:
+        assert roles.policy is not None
+        return PairLearner(
+            policy=roles.policy,
+            objective=objective,
+            cache=ReferenceCache(Path(config.run_dir) / "reference", model=fingerprint),
+            datasets={"train": train.prompts, "held_out": held_out.prompts},
+            pad_token_id=tokenizer.pad_token_id,
+        ).learner()
+
+    return _stage(config, train, held_out, learner)
+
+
+def _sampled(
+    config: DPOConfig, objective: PairObjective, tokenizer: Tokenizer
+) -> RoundsStage[PreferencePair]:
+    """Pairs of the policy's own samples; the policy at the start of a round is its reference."""
+    prompts, held_out = rounds.load(config, tokenizer)
+    fingerprint = model_fingerprint(config.model)
+
+    def learner(
+        policy: PolicyGroup, current: Round, pairs: Sequence[PreferencePair]
+    ) -> Learner[PreferencePair, Any]:
+        # Later references are no model that lies anywhere; their rows lie in the same folder.
+        reference = fingerprint if current.number == 1 else f"round {current.number}"
+        return PairLearner(
+            policy=policy,
+            objective=objective,
+            cache=ReferenceCache(current.folder / "reference", model=reference),
+            datasets={"train": pairs},
+            pad_token_id=tokenizer.pad_token_id,
+            is_reference=current.is_start,
+        ).learner()
+
+    return RoundsStage(
+        command="dpo",
+        config=config,
+        prompts=prompts,
+        held_out=held_out,
+        rows_per_prompt=1,
+        select=best_versus_worst,
+        to_record=pair_record,
+        from_record=pair_of,
+        learner=learner,
+    )
+
+
+def _judged(config: DPOConfig, objective: KTOObjective, tokenizer: Tokenizer) -> Stage[Any, Any]:
+    """Single responses of the data, with their labels."""
+    train, held_out = _load(load_judged_responses, config, tokenizer)
+    datasets = {"train": train.prompts}
+    if held_out.prompts:
+        datasets["held_out"] = held_out.prompts
+    others = {
+        response: other
+        for responses in datasets.values()
+        for response, other in zip(responses, mismatched(responses, seed=config.seed), strict=True)
+    }
+    fingerprint = model_fingerprint(config.model)
+
+    def learner(roles: Roles) -> Learner[Any, Any]:
+        assert roles.policy is not None
+        return JudgedLearner(
+            policy=roles.policy,
+            objective=objective,
+            cache=ReferenceCache(Path(config.run_dir) / "reference", model=fingerprint),
+            datasets=dict(datasets),
+            others=others,
+            pad_token_id=tokenizer.pad_token_id,
+        ).learner()
+
+    return _stage(config, train, held_out, learner)
+
+
+def _load(
+    load: Callable[..., Dataset[SampleT]], config: DPOConfig, tokenizer: Tokenizer
+) -> tuple[Dataset[SampleT], Dataset[SampleT]]:
+    train, held_out = (
+        load(
+            sources,
+            tokenizer,
+            config=config.data,
+            max_response_tokens=config.max_response_tokens,
+        )
+        for sources in (config.data.train, config.data.eval)
+    )
+    return without_held_out(train, held_out), held_out
+
+
+def _stage(
+    config: DPOConfig,
+    train: Dataset[SampleT],
+    held_out: Dataset[SampleT],
+    learner: Callable[[Roles], Learner[SampleT, Any]],
+) -> Stage[SampleT, Any]:
+    spec = LaunchSpec(
+        placement=config.placement,
+        model=config.model,
+        seed=config.seed,
+        policy=TrainedRole(
+            model=config.model,
+            trainer=config.trainer,
+            total_updates=config.num_steps(len(train.prompts)),
+        ),
+        ray_address=config.ray_address,
+    )
+    return Stage(
+        command="dpo", config=config, train=train, held_out=held_out, spec=spec, learner=learner
+    )

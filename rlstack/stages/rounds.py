@@ -1,0 +1,289 @@
+"""Learning from what the policy samples itself, in rounds: sample, judge, select, train, repeat.
+
+A round is a supervised training (`stages.supervised`) on rows that were selected from the samples
+of the policy as the round before left it. The rows lie in RUN_DIR/rounds/round_001/data.jsonl, so
+that a run that is resumed in the middle of a round goes on with the same ones.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic
+
+import numpy as np
+
+from rlstack import jsonl
+from rlstack.batch import Rows
+from rlstack.checkpoint import Checkpoints
+from rlstack.config.rounds import SampledConfig
+from rlstack.controller import EVALUATION_ROUND, sample_groups
+from rlstack.data.dataset import Dataset, SampleT, SkipReport, Source, load_prompts
+from rlstack.data.held_out import without_held_out
+from rlstack.data.sampler import PromptSampler
+from rlstack.data.selection import Record, Selection
+from rlstack.errors import CheckpointError, DataError
+from rlstack.evaluation import evaluation_metrics, rollout_metrics
+from rlstack.folders import whole_folder
+from rlstack.metrics import Metrics
+from rlstack.protocols import Tokenizer
+from rlstack.report import write_report
+from rlstack.rollout_log import write_rollouts
+from rlstack.stages import supervised
+from rlstack.stages.supervised import Learner, Part, Running, Stage, Summary, Training
+from rlstack.types import Group, Phase, Prompt, SamplingSettings
+from workers.group import PolicyGroup
+from workers.launch_spec import LaunchSpec
+from workers.scorer import ScorerPool
+from workers.specs import TrainedRole
+
+NOTHING_SKIPPED = SkipReport(counts={}, messages=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One round, as a learner must know it."""
+
+    number: int
+    folder: Path
+    is_start: bool
+    """Whether the policy is the one that sampled the rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundsStage(Generic[SampleT]):
+    """A stage of rounds, ready to start: all that a user can get wrong has been checked."""
+
+    command: str
+    config: SampledConfig
+    prompts: Dataset[Prompt]
+    held_out: Dataset[Prompt]
+    rows_per_prompt: int
+    """The most that are selected of the samples of a prompt."""
+    select: Callable[[Sequence[Group]], Selection[SampleT]]
+    to_record: Callable[[SampleT], Record]
+    from_record: Callable[[Record], SampleT]
+    learner: Callable[[PolicyGroup, Round, Sequence[SampleT]], Learner[SampleT, Any]]
+
+
+def load(config: SampledConfig, tokenizer: Tokenizer) -> tuple[Dataset[Prompt], Dataset[Prompt]]:
+    """The prompts to train on and those that are held out.
+
+    Raises:
+        DataError: naming every bad row.
+    """
+    held_out = load_prompts(config.data.eval, tokenizer, config=config.data)
+    train = load_prompts(config.data.train, tokenizer, config=config.data)
+    return without_held_out(train, held_out), held_out
+
+
+async def run(stage: RoundsStage[SampleT]) -> Summary:
+    """All rounds; SIGTERM or Ctrl-C finish the step, save and stop."""
+    config = stage.config
+    prompts = config.prompts_in_round(len(stage.prompts.prompts))
+    total_steps = config.rounds * config.num_steps(prompts * stage.rows_per_prompt)
+    spec = LaunchSpec(
+        placement=config.placement,
+        model=config.model,
+        seed=config.seed,
+        policy=TrainedRole(model=config.model, trainer=config.trainer, total_updates=total_steps),
+        rollout=config.rollout,
+        max_prompt_tokens=config.data.max_prompt_tokens,
+        max_response_tokens=config.rollout.max_response_tokens,
+        trained_temperature=1.0,
+        ray_address=config.ray_address,
+    )
+    notes = [stage.prompts.summary("prompts")]
+    if stage.held_out.sources:
+        notes.append(stage.held_out.summary("held-out"))
+    async with AsyncExitStack() as stack:
+        rows = (*stage.prompts.prompts, *stage.held_out.prompts)
+        scorer = ScorerPool(config.reward, row_rewards={p.reward for p in rows if p.reward})
+        stack.callback(scorer.close)
+        running = await stack.enter_async_context(
+            supervised.started(
+                config, command=stage.command, total_steps=total_steps, spec=spec, notes=notes
+            )
+        )
+        await scorer.ready()
+        summary = await _Rounds(stage, spec, running, scorer).run()
+    summary.report = write_report(Path(config.run_dir))
+    return summary
+
+
+class _Rounds(Generic[SampleT]):
+    """The rounds of one run."""
+
+    def __init__(
+        self,
+        stage: RoundsStage[SampleT],
+        spec: LaunchSpec,
+        running: Running,
+        scorer: ScorerPool,
+    ) -> None:
+        roles, config = running.roles, stage.config
+        assert roles.policy is not None
+        assert roles.engines is not None
+        assert roles.reallocator is not None
+        self.stage = stage
+        self.config = config
+        self.spec = spec
+        self.running = running
+        self.scorer = scorer
+        self.policy, self.engines, self.reallocator = roles.policy, roles.engines, roles.reallocator
+        self.run_dir = Path(config.run_dir)
+        self.num_prompts = config.prompts_in_round(len(stage.prompts.prompts))
+        self.sampler = PromptSampler(
+            stage.prompts,
+            seed=config.seed,
+            shuffle=config.data.shuffle,
+            curriculum=config.data.curriculum,
+        )
+
+    async def run(self) -> Summary:
+        """From the latest checkpoint, or from the start, to the last round or to a stop."""
+        checkpoints = Checkpoints(self.run_dir, keep_last=self.config.checkpoint.keep_last)
+        saved = checkpoints.steps() if self.config.resume is not None else []
+        done = saved[-1] if saved else 0
+        if self.config.resume is None:
+            # Of a run that died before its first step, perhaps with another configuration.
+            shutil.rmtree(self.run_dir / "rounds", ignore_errors=True)
+        elif not saved:
+            self.running.tracker.truncate_after(0)
+        start, training = 0, None
+        for number in range(1, self.config.rounds + 1):
+            prompts = self.sampler.take(self.num_prompts)
+            folder = self.run_dir / "rounds" / f"round_{number:03d}"
+            if not folder.is_dir():
+                if done > start:
+                    raise CheckpointError(
+                        f"{folder}: the rows of a round that was trained on are gone; restore "
+                        "them, or start a new run"
+                    )
+                await self._sample(folder, prompts, number=number, step=start)
+            samples = [self.stage.from_record(row) for row in jsonl.read(folder / "data.jsonl")]
+            if not samples:
+                self._nothing_to_learn(folder, number, training)
+                assert training is not None
+                await training.export()
+                break
+            end = start + self.config.num_steps(len(samples))
+            if done <= end:
+                previous, training = training, self._training(folder, samples, number, start, done)
+                if previous is not None:
+                    training.follow(previous)
+                await self.reallocator.enter(Phase.TRAIN, version=start)
+                await training.run(self.running.stop)
+                if training.summary.stopped_early:
+                    break
+                # Where LoRA adapters are trained, here they are merged into the weights.
+            start = end
+        assert training is not None
+        return training.summary
+
+    def _training(
+        self, folder: Path, samples: Sequence[SampleT], number: int, start: int, done: int
+    ) -> Training[SampleT, Rows]:
+        stage, config = self.stage, self.config
+        finished = done == start + config.num_steps(len(samples))
+        info = Round(number=number, folder=folder, is_start=number == 1 or done <= start)
+        learner = stage.learner(self.policy, info, samples)
+        if finished:
+            learner = replace(learner, prepare=None)
+        name = f"round {number}"
+        dataset = Dataset(
+            sources=(Source(name=name, weight=None, samples=tuple(samples)),),
+            skipped=NOTHING_SKIPPED,
+        )
+        if not finished:
+            self.running.tracker.note(dataset.summary(name))
+        part = Part(
+            resume=start < done,
+            start=start,
+            last=number == config.rounds,
+            opening=json.loads((folder / "round.json").read_text()),
+            evaluate=self._evaluate if stage.held_out.prompts else None,
+        )
+        nothing: Dataset[SampleT] = Dataset(sources=(), skipped=NOTHING_SKIPPED)
+        supervised_stage = Stage(
+            command=stage.command,
+            config=config,
+            train=dataset,
+            held_out=nothing,
+            spec=self.spec,
+            learner=lambda _: learner,
+        )
+        return Training(supervised_stage, learner, self.running.tracker, part)
+
+    async def _sample(
+        self, folder: Path, prompts: Sequence[Prompt], *, number: int, step: int
+    ) -> None:
+        """Sample and judge with the present policy, and write what is selected to `folder`."""
+        self.running.tracker.phase(f"round {number}: sampling")
+        metrics = await self.reallocator.enter(Phase.GENERATE, version=step)
+        groups = await self._groups(
+            prompts, num_samples=self.config.rollout.num_samples, seed=number, step=step
+        )
+        metrics += await self.reallocator.enter(Phase.TRAIN, version=step)
+        selection = self.stage.select(groups)
+        metrics += rollout_metrics(
+            groups, max_response_tokens=self.config.rollout.max_response_tokens
+        )
+        rewards = np.concatenate([group.rewards for group in groups])
+        judged = rewards[~np.isnan(rewards)]
+        metrics += Metrics.mean("reward/mean", float(judged.sum()), len(judged))
+        counts = {"number": number, "num_rows": len(selection.samples)}
+        counts |= {f"dropped_{reason}": count for reason, count in selection.dropped.items()}
+        metrics += Metrics.of({f"round/{name}": float(n) for name, n in counts.items()})
+        if self.config.tracking.save_rollouts:
+            write_rollouts(groups, run_dir=self.run_dir, step=step + 1)
+        with whole_folder(folder) as partial:
+            jsonl.write(partial / "data.jsonl", map(self.stage.to_record, selection.samples))
+            (partial / "round.json").write_text(json.dumps(metrics.values(), indent=2))
+
+    async def _evaluate(self, step: int) -> Metrics:
+        """Sample every held-out prompt once and score it."""
+        await self.reallocator.enter(Phase.GENERATE, version=step)
+        groups = await self._groups(
+            self.stage.held_out.prompts, num_samples=1, seed=EVALUATION_ROUND, step=step
+        )
+        await self.reallocator.enter(Phase.TRAIN, version=step)
+        if self.config.tracking.save_rollouts:
+            write_rollouts(groups, run_dir=self.run_dir, step=step, evaluation=True)
+        return evaluation_metrics(groups)
+
+    async def _groups(
+        self, prompts: Sequence[Prompt], *, num_samples: int, seed: int, step: int
+    ) -> list[Group]:
+        rollout = self.config.rollout
+        return await sample_groups(
+            prompts,
+            engines=self.engines,
+            scorer=self.scorer,
+            num_samples=num_samples,
+            sampling=SamplingSettings(
+                temperature=rollout.temperature,
+                max_response_tokens=rollout.max_response_tokens,
+                stop=rollout.stop,
+            ),
+            seed=(self.config.seed, seed),
+            step=step,
+        )
+
+    def _nothing_to_learn(self, folder: Path, number: int, training: object) -> None:
+        """A later round may end the run so; a first one is a mistake."""
+        found = json.loads((folder / "round.json").read_text())
+        reasons = ", ".join(
+            f"{name.removeprefix('round/dropped_')} {count:.0f}"
+            for name, count in found.items()
+            if name.startswith("round/dropped_") and count
+        )
+        text = f"round {number}: of {self.num_prompts} prompts nothing is left to learn ({reasons})"
+        if training is None:
+            raise DataError(
+                f"{text}; see {self.run_dir}/rollouts for what was sampled. Use more "
+                "rollout.num_samples, other prompts, or a reward that tells responses apart"
+            )
+        self.running.tracker.note(f"{text}; the run ends here")

@@ -1,0 +1,63 @@
+"""`rlstack dpo` and `rlstack rejection_sampling`: every objective parses, mistakes are named."""
+
+import pytest
+
+from rlstack.config.load import parse
+from rlstack.config.rounds import DPOConfig, RejectionSamplingConfig
+from rlstack.errors import ConfigError
+from tests.config.test_load import CONF, SOURCE, composed
+
+OBJECTIVES = sorted(path.stem for path in (CONF / "objective").glob("*.yaml"))
+GIVEN = ["model.path=m", f"data.train=[{SOURCE}]"]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_parses(name: str) -> None:
+    config = parse(DPOConfig, composed("dpo", *GIVEN, f"objective={name}"))
+    assert config.objective.name == name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["rounds=2", "objective=kto"], "objective.name: kto learns from single responses"),
+        (["rounds=2", "rollout.num_samples=1"], "rollout.num_samples: a pair needs 2"),
+        (["rounds=2", "total_steps=5"], "total_steps: is for data that are there"),
+        (["rounds=2", "data.curriculum=level"], "data.curriculum: orders the rows of the data"),
+        (["prompts_per_round=8"], "prompts_per_round: is for rounds"),
+        (
+            ["rollout.max_response_tokens=2000"],
+            "rollout.max_response_tokens: 2000 is more than max_response_tokens, 1024",
+        ),
+        (
+            ["trainer.max_tokens_per_microbatch=3000"],
+            "trainer.max_tokens_per_microbatch: 3000 is less than the longest possible row, 3072",
+        ),
+        (["objective.label_smoothing=0.5"], "objective.label_smoothing: got 0.5; expected less"),
+        (["objective=simpo", "objective.beta=0"], "objective.beta: got 0; expected more than 0"),
+    ],
+)
+def test_what_cannot_be(overrides: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(DPOConfig, composed("dpo", *GIVEN, *overrides))
+    assert expected in str(caught.value)
+
+
+def test_rejection_sampling_samples_as_many_tokens_as_it_learns_from() -> None:
+    values = composed("rejection_sampling", *GIVEN, "max_response_tokens=77")
+    config = parse(RejectionSamplingConfig, values)
+    assert config.rollout.max_response_tokens == 77
+    assert (config.prompts_in_round(9), config.rounds) == (9, 1)
+    fewer = composed("rejection_sampling", *GIVEN, "prompts_per_round=4")
+    assert parse(RejectionSamplingConfig, fewer).prompts_in_round(9) == 4
+    with pytest.raises(ConfigError, match=r"keep\.per_prompt: got 0"):
+        parse(RejectionSamplingConfig, composed("rejection_sampling", *GIVEN, "keep.per_prompt=0"))
+
+
+def test_objectives_have_the_numbers_of_their_papers() -> None:
+    def number(name: str, key: str) -> float:
+        config = parse(DPOConfig, composed("dpo", *GIVEN, f"objective={name}"))
+        return getattr(config.objective, key)
+
+    assert [number(n, "beta") for n in ("dpo", "kto", "ipo", "simpo")] == [0.1, 0.1, 0.1, 2.0]
+    assert number("orpo", "weight") == 0.1

@@ -1,0 +1,164 @@
+"""`rlstack dpo` and `rlstack rejection_sampling` as whole runs on the real stack."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from rlstack.config.load import parse
+from rlstack.config.resume import resumed_values
+from rlstack.config.rounds import DPOConfig, RejectionSamplingConfig
+from rlstack.stages import dpo, rejection_sampling
+from rlstack.stages.supervised import Summary
+from tests.config.test_load import composed
+from tests.tiny_model import write_tiny_model
+
+pytestmark = [pytest.mark.real_stack, pytest.mark.timeout(600)]
+
+COMMON = [
+    "data.prompts_per_step=4",
+    "data.max_prompt_tokens=64",
+    "max_response_tokens=16",
+    "placement.trainer_ranks=2",
+    "placement.device=cpu",
+    "trainer.learning_rate=0.003",
+    "checkpoint.every=1",
+    "checkpoint.keep_last=9",
+    "tracking.tensorboard=false",
+]
+SAMPLED = [
+    *COMMON,
+    "rollout.kv_cache_gib=1",
+    "rollout.num_samples=8",
+    "reward.num_workers=1",
+    "reward.components=[{name: letters}]",
+]
+PLUGIN = """
+from rewards.registry import register
+
+@register("letters")
+def letters(request):
+    return float(sum(character.islower() for character in request.response))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("dpo")
+    write_tiny_model(path / "model")
+    (path / "letters.py").write_text(PLUGIN)
+    pairs = [
+        {"prompt": f"Say {n}:", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(15)
+    ]
+    write(path / "pairs.jsonl", pairs[:12])
+    write(path / "held_out.jsonl", pairs[12:])
+    write(path / "prompts.jsonl", [{"prompt": f"Say {n}:"} for n in range(8)])
+    return path
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def source(file: Path) -> str:
+    return f"[{{type: file, path: {file}}}]"
+
+
+def dpo_config(folder: Path, name: str, *overrides: str) -> DPOConfig:
+    paths = [f"model.path={folder / 'model'}", f"run_dir={folder / name}"]
+    values = composed("dpo", *COMMON, *paths, *overrides)
+    return parse(DPOConfig, values)
+
+
+def metrics(run_dir: Path) -> dict[int, dict[str, float]]:
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return {row["step"]: row for row in map(json.loads, lines)}
+
+
+def resumed_at(run_dir: Path, step: int) -> Path:
+    """A copy of a run as it would lie there, had it been killed after the checkpoint of `step`."""
+    copy = run_dir.with_name(f"{run_dir.name}_{step}")
+    shutil.copytree(run_dir, copy)
+    shutil.rmtree(copy / "export")
+    for folder in (copy / "checkpoints").iterdir():
+        if int(folder.name.removeprefix("step_")) > step:
+            shutil.rmtree(folder)
+    return copy
+
+
+def weights(run_dir: Path) -> bytes:
+    return (run_dir / "export" / "model.safetensors").read_bytes()
+
+
+def test_pairs_of_the_data_are_learned_and_resumed_exactly(folder: Path) -> None:
+    sources = [
+        f"data.train={source(folder / 'pairs.jsonl')}",
+        f"data.eval={source(folder / 'held_out.jsonl')}",
+    ]
+    config = dpo_config(folder, "pairs", *sources, "epochs=2", "evaluation.every=6")
+    summary: Summary = dpo.run(config)
+    run_dir = folder / "pairs"
+    assert sorted(metrics(run_dir)) == list(range(7))
+    assert summary.evaluations[0]["eval/loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert summary.evaluations[6]["eval/loss"] < 0.6
+    assert summary.evaluations[6]["eval/accuracy"] == 1.0
+    assert AutoModelForCausalLM.from_pretrained(run_dir / "export").num_parameters() > 0
+    cached = {file: file.stat().st_mtime_ns for file in (run_dir / "reference").iterdir()}
+    assert len(cached) == 2
+    copy = resumed_at(run_dir, 3)
+    dpo.run(parse(DPOConfig, resumed_values(copy, [])))
+    assert weights(copy) == weights(run_dir)
+    assert {f.name for f in (copy / "reference").iterdir()} == {f.name for f in cached}
+    assert sorted(metrics(copy)) == list(range(7))
+
+
+def test_rounds_of_its_own_samples_are_resumed_exactly(folder: Path) -> None:
+    prompts = f"data.train={source(folder / 'prompts.jsonl')}"
+    plugin = f"reward.plugins=[{folder / 'letters.py'}]"
+    config = dpo_config(folder, "rounds", *SAMPLED, prompts, plugin, "rounds=2", "epochs=2")
+    dpo.run(config)
+    run_dir = folder / "rounds"
+    rounds = [run_dir / "rounds" / f"round_{number:03d}" for number in (1, 2)]
+    shown = metrics(run_dir)
+    first, second = (json.loads((r / "round.json").read_text()) for r in rounds)
+    assert second["reward/mean"] > first["reward/mean"], "one round raises its own reward"
+    rows = [json.loads(line) for line in (rounds[0] / "data.jsonl").read_text().splitlines()]
+    assert len(rows) == first["round/num_rows"] == 8 - first["round/dropped_tie"]
+    assert all(row["margin"] > 0 for row in rows)
+    start = 2 * len(rows) // 4 + (2 * len(rows) % 4 > 0)
+    assert shown[start + 1]["round/number"] == 2
+    # The reference is the policy at the start of each round: no margin yet at its first step.
+    assert shown[1]["preference/reward_margin"] == pytest.approx(0, abs=1e-4)
+    assert shown[start + 1]["preference/reward_margin"] == pytest.approx(0, abs=1e-4)
+    copy = resumed_at(run_dir, start + 1)
+    dpo.run(parse(DPOConfig, resumed_values(copy, [])))
+    assert weights(copy) == weights(run_dir)
+
+
+def test_the_best_samples_are_kept_and_learned(folder: Path) -> None:
+    overrides = [
+        *SAMPLED,
+        f"model.path={folder / 'model'}",
+        f"run_dir={folder / 'kept'}",
+        f"data.train={source(folder / 'prompts.jsonl')}",
+        f"data.eval={source(folder / 'prompts.jsonl').replace('prompts', 'held_out')}",
+        f"reward.plugins=[{folder / 'letters.py'}]",
+        "keep.min_reward=1",
+        "keep.per_prompt=2",
+        "rollout.num_samples=24",
+    ]
+    config = parse(RejectionSamplingConfig, composed("rejection_sampling", *overrides))
+    summary = rejection_sampling.run(config)
+    run_dir = folder / "kept"
+    file = run_dir / "rounds" / "round_001" / "data.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert rows
+    assert all(row["metadata"]["reward"] >= 1 for row in rows)
+    assert all(row["response_ids"][-1] == 1 for row in rows), "cut responses are left out"
+    losses = [row["sft/loss"] for row in metrics(run_dir).values() if "sft/loss" in row]
+    assert len(losses) == summary.steps_completed > 0
+    assert 0 in summary.evaluations
+    assert (run_dir / "export" / "model.safetensors").is_file()
