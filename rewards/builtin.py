@@ -3,6 +3,7 @@
 from rewards import (
     adapters,
     code,
+    environment_reward,
     episodic_memory,
     exact_match,
     format,
@@ -17,11 +18,13 @@ from rewards import (
     reasoning_gym_task,
     remote,
     repetition,
+    reward_model,
 )
 
 __all__ = [
     "adapters",
     "code",
+    "environment_reward",
     "episodic_memory",
     "exact_match",
     "format",
@@ -36,4 +39,5 @@ __all__ = [
     "reasoning_gym_task",
     "remote",
     "repetition",
+    "reward_model",
 ]

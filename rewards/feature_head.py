@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlstack.errors import RewardError
+from rlstack.types import RewardRequest
 
 FILE = "feature_head.json"
 
@@ -59,3 +60,23 @@ def read_features(metadata: Mapping[str, Any], names: Sequence[str]) -> list[flo
         float(value) if isinstance(value, int | float) and not isinstance(value, bool) else np.nan
         for value in found
     ]
+
+
+def feature_scores(
+    heads: Sequence[FeatureHead | None], requests: Sequence[RewardRequest], names: Sequence[str]
+) -> NDArray[np.float64]:
+    """What the features add to each model's score of each response, float64 [M, N]."""
+    values = np.array([read_features(request.metadata, names) for request in requests])
+    return np.array(
+        [np.zeros(len(requests)) if head is None else head.score(values) for head in heads]
+    )
+
+
+def unusable(names: Sequence[str]) -> str:
+    """Why a response has no score, where models read the named features."""
+    if not names:
+        return "a reward model's score is not finite"
+    return (
+        "a reward model's score is not finite, or the row's metadata lacks a number in one of "
+        f"{', '.join(names)}"
+    )

@@ -1,72 +1,16 @@
 """Reward `preference_model`: Bradley-Terry reward models, normalised, one or several."""
 
-import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, with_config
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from rewards.feature_head import FeatureHead, check_features, read_features
+from rewards.ensemble import Ensemble, FixedScale, ScoreEnsemble
+from rewards.feature_head import FeatureHead, check_features, feature_scores, unusable
 from rewards.registry import register
 from rewards.sequence_scorer import SequenceScorer, SpecialTokens
 from rlstack.types import RewardRequest, Score
-
-Ensemble = Literal["mean", "min", "mean_minus_std"]
-Scores = NDArray[np.float64]
-
-
-@with_config(ConfigDict(extra="forbid"))
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FixedScale:
-    """What a model's scores are known to have on ordinary responses."""
-
-    mean: float
-    std: PositiveFloat
-
-
-class RunningScale:
-    """Mean and standard deviation of all scores so far (Welford 1962, in batches)."""
-
-    def __init__(self, count: int = 0, mean: float = 0.0, squares: float = 0.0) -> None:
-        """`squares`: sum of squared distances from the mean."""
-        self.count, self.mean, self.squares = count, mean, squares
-
-    @property
-    def std(self) -> float:
-        """Population standard deviation; 0 before two scores."""
-        return math.sqrt(self.squares / self.count) if self.count > 1 else 0.0
-
-    def add(self, scores: Scores) -> None:
-        """Count in more scores."""
-        if len(scores) == 0:
-            return
-        total = self.count + len(scores)
-        shift = float(scores.mean()) - self.mean
-        self.squares += float(scores.var()) * len(scores)
-        self.squares += shift**2 * self.count * len(scores) / total
-        self.mean += shift * len(scores) / total
-        self.count = total
-
-
-def normalise(scores: Scores, *, mean: float, std: float) -> Scores:
-    """Scores in standard deviations from the mean; only shifted where there is no deviation."""
-    return (scores - mean) / std if std > 0 else scores - mean
-
-
-def combine(scores: Scores, *, ensemble: Ensemble, std_weight: float) -> Scores:
-    """One score per response from those of several models, [N] from [M, N].
-
-    "min" and "mean_minus_std" (mean - std_weight * population std over models) distrust responses
-    on which the models differ, against over-optimisation (Coste et al., arXiv 2310.02743).
-    """
-    if ensemble == "min":
-        return scores.min(axis=0)
-    mean = scores.mean(axis=0)
-    return mean if ensemble == "mean" else mean - std_weight * scores.std(axis=0)
 
 
 @register("preference_model", batched=True, requires=("torch", "transformers"))
@@ -115,10 +59,9 @@ class PreferenceModel:
         check_features(heads, features)
         self._heads = [heads[checkpoint] for checkpoint in checkpoints]
         torch.set_num_threads(threads)
-        self._ensemble: Ensemble = ensemble
-        self._std_weight = std_weight
-        self._scale = scale
-        self._running = [RunningScale() for _ in checkpoints]
+        self._ensemble = ScoreEnsemble(
+            len(checkpoints), ensemble=ensemble, std_weight=std_weight, scale=scale
+        )
         self._models = [
             SequenceScorer(
                 checkpoint,
@@ -135,63 +78,13 @@ class PreferenceModel:
         raw = np.array(
             [model.score(model.token_ids(prompts, responses)) for model in self._models]
         ).reshape(len(self._models), len(requests))
-        raw += self._feature_scores(requests)
-        usable = np.asarray(np.isfinite(raw).all(axis=0))
-        values = np.full(len(requests), np.nan)
-        values[usable] = combine(
-            self._normalised(raw[:, usable]), ensemble=self._ensemble, std_weight=self._std_weight
-        )
-        return [
-            Score(
-                value=float(values[column]) if usable[column] else None,
-                parts={f"model_{m}": float(raw[m, column]) for m in range(len(raw))}
-                if usable[column]
-                else {},
-                errors=() if usable[column] else (self._unusable,),
-            )
-            for column in range(len(requests))
-        ]
-
-    def _feature_scores(self, requests: Sequence[RewardRequest]) -> Scores:
-        """What the features add to each model's score of each response, float64 [M, N]."""
-        values = np.array([read_features(r.metadata, self._features) for r in requests])
-        return np.array(
-            [
-                np.zeros(len(requests)) if head is None else head.score(values)
-                for head in self._heads
-            ]
-        )
-
-    @property
-    def _unusable(self) -> str:
-        if not self._features:
-            return "a reward model's score is not finite"
-        return (
-            "a reward model's score is not finite, or the row's metadata lacks a number in one of "
-            f"{', '.join(self._features)}"
-        )
+        raw += feature_scores(self._heads, requests, self._features)
+        return self._ensemble.scores(raw, reason=unusable(self._features))
 
     def state(self) -> bytes:
         """The running scales, as JSON."""
-        return json.dumps([[s.count, s.mean, s.squares] for s in self._running]).encode()
+        return self._ensemble.state()
 
     def restore(self, state: bytes) -> None:
         """Go on from the scales of `state`; ValueError if they are of other checkpoints."""
-        scales = [RunningScale(*values) for values in json.loads(state)]
-        if len(scales) != len(self._running):
-            raise ValueError(f"{len(scales)} scales for {len(self._running)} reward models")
-        self._running = scales
-
-    def _normalised(self, raw: Scores) -> Scores:
-        if isinstance(self._scale, FixedScale):
-            return normalise(raw, mean=self._scale.mean, std=self._scale.std)
-        if self._scale == "none":
-            return raw
-        for running, scores in zip(self._running, raw, strict=True):
-            running.add(scores)
-        return np.array(
-            [
-                normalise(scores, mean=running.mean, std=running.std)
-                for running, scores in zip(self._running, raw, strict=True)
-            ]
-        )
+        self._ensemble.restore(state)

@@ -15,7 +15,7 @@ from rlstack.types import RewardRequest, Score
 METADATA_KEY = "reasoning_gym"
 """`request.metadata[METADATA_KEY]` is `{"task": name, "entry": {question, answer, metadata}}`."""
 
-_Verifier = Callable[[str, Mapping[str, Any]], float]
+Verifier = Callable[[str, Mapping[str, Any]], float]
 
 
 @register("reasoning_gym", requires=("reasoning_gym",))
@@ -42,11 +42,16 @@ def reasoning_gym(
         answer = last_match(request.response, answer_pattern)
     if answer is None:
         return Score(value=0.0)
-    return Score(value=_verifier(row["task"])(answer, row["entry"]), extracted_answer=answer)
+    return Score(value=verifier(row["task"])(answer, row["entry"]), extracted_answer=answer)
 
 
 @cache
-def _verifier(task: str) -> _Verifier:
+def verifier(task: str) -> Verifier:
+    """The function `(answer, entry) -> score` of a task, 0.0 .. 1.0.
+
+    Raises:
+        RewardError: if the installed reasoning-gym has no such task.
+    """
     # Imported here: the package is optional and takes long to import.
     from reasoning_gym.factory import DATASETS, get_score_answer_fn
 
@@ -56,4 +61,4 @@ def _verifier(task: str) -> _Verifier:
             "the version of reasoning-gym that made the rows."
         )
     # Its annotation leaves the arguments out.
-    return cast(_Verifier, get_score_answer_fn(task))
+    return cast(Verifier, get_score_answer_fn(task))

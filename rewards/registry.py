@@ -18,11 +18,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
-from importlib.util import find_spec
-from typing import Any, Protocol, TypeVar, cast, get_type_hints, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
-from pydantic import TypeAdapter, ValidationError
-
+from rewards.parameters import check_installed, checked_parameters, origin, place
 from rewards.sources import import_plugin, installed, load_installed
 from rlstack.errors import RewardError
 from rlstack.types import Score
@@ -36,6 +34,9 @@ batched; an awaitable of them if it is async."""
 
 ROW = "row"
 """The component that stands for whichever reward the dataset row names; not a reward itself."""
+
+REWARD_MODEL = "reward_model"
+"""The component that a run's worker group of reward models judges, not a scorer process."""
 
 _Target = TypeVar("_Target", bound=Callable[..., Any])
 
@@ -74,7 +75,7 @@ class RewardInfo:
     @property
     def place(self) -> str:
         """`file:line` of its definition."""
-        return _place(self.target)
+        return place(self.target)
 
     @property
     def signature(self) -> inspect.Signature:
@@ -131,10 +132,10 @@ def register(
     def decorate(target: _Target) -> _Target:
         _check_signature(name, target)
         known = _registry.get(name)
-        if known is not None and _origin(known.target) != _origin(target):
+        if known is not None and origin(known.target) != origin(target):
             raise RewardError(
                 f"reward {name!r} is registered twice: {known.place} and "
-                f"{_place(target)}. Rename one of them."
+                f"{place(target)}. Rename one of them."
             )
         waits = concurrent or (lambda _: _is_async(target))
         _registry[name] = RewardInfo(name, target, requires, batched, waits)
@@ -197,14 +198,13 @@ def bind(name: str, params: Mapping[str, Any]) -> BoundReward:
             is unknown, missing or of the wrong type.
     """
     entry = info(name)
-    for module in entry.requires:
-        if find_spec(module) is None:
-            raise RewardError(
-                f"reward {name!r} needs the package {module.replace('_', '-')!r}, which is not "
-                f"installed. Install it: pip install {module.replace('_', '-')}"
-            )
-    bound = partial(entry.target, **_validated(name, entry.target, params))
-    make = bound if inspect.isclass(entry.target) else lambda: bound
+    check_installed(f"reward {name!r}", entry.requires)
+    is_class = inspect.isclass(entry.target)
+    hinted = cast(Any, entry.target).__init__ if is_class else entry.target
+    declared = _declared(entry.target)
+    checked = checked_parameters(f"reward {name!r}", hinted, declared, params)
+    bound = partial(entry.target, **checked)
+    make = bound if is_class else lambda: bound
     return BoundReward(
         name,
         batched=entry.batched,
@@ -237,13 +237,13 @@ def load_plugin(plugin: str) -> None:
 def _check_signature(name: str, target: Callable[..., Any]) -> None:
     if not name or name == ROW:
         raise RewardError(
-            f"reward name {name!r} in {_place(target)} is reserved. Choose another name."
+            f"reward name {name!r} in {place(target)} is reserved. Choose another name."
         )
     judge = target
     if inspect.isclass(target):
         if "__call__" not in dir(target):
             raise RewardError(
-                f"reward {name!r} in {_place(target)} is a class without __call__(self, request)."
+                f"reward {name!r} in {place(target)} is a class without __call__(self, request)."
             )
         # Without self, which an instance binds.
         judge = partial(cast(Any, target).__call__, None)
@@ -267,7 +267,7 @@ def _check_signature(name: str, target: Callable[..., Any]) -> None:
         )
         signatures = [str(inspect.signature(f)) for f in dict.fromkeys((target, judge))]
         raise RewardError(
-            f"reward {name!r} in {_place(target)} has the signature {' and '.join(signatures)}; "
+            f"reward {name!r} in {place(target)} has the signature {' and '.join(signatures)}; "
             f"expected {expected}."
         )
 
@@ -279,52 +279,3 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 def _declared(target: Callable[..., Any]) -> list[inspect.Parameter]:
     """The parameters that a configuration may give."""
     return _parameters(target)[0 if inspect.isclass(target) else 1 :]
-
-
-def _validated(name: str, target: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    declared = _declared(target)
-    hinted = cast(Any, target).__init__ if inspect.isclass(target) else target
-    annotations = get_type_hints(hinted, include_extras=True)
-    names = [param.name for param in declared]
-    for unknown in params.keys() - set(names):
-        close = get_close_matches(unknown, names, n=1)
-        fix = f"did you mean {close[0]!r}?" if close else "remove it."
-        raise RewardError(
-            f"reward {name!r} has no parameter {unknown!r}: {fix} "
-            f"Its parameters: {', '.join(names) or 'none'}."
-        )
-    bound: dict[str, Any] = {}
-    for param in declared:
-        expected = annotations.get(param.name, Any)
-        if param.name in params:
-            bound[param.name] = _checked(name, param.name, expected, params[param.name])
-        elif param.default is inspect.Parameter.empty:
-            raise RewardError(
-                f"reward {name!r} needs the parameter {param.name!r} "
-                f"({inspect.formatannotation(expected)}). Add it to the component's params."
-            )
-    return bound
-
-
-def _checked(reward: str, param: str, expected: Any, value: Any) -> Any:
-    try:
-        return TypeAdapter(expected).validate_python(value)
-    except ValidationError as error:
-        raise RewardError(
-            f"reward {reward!r}, parameter {param!r}: expected "
-            f"{inspect.formatannotation(expected)}, got {value!r} "
-            f"({error.errors()[0]['msg']}). Correct it in the component's params."
-        ) from None
-
-
-def _origin(target: Callable[..., Any]) -> tuple[str, str]:
-    """The same for two imports of one definition."""
-    return inspect.getsourcefile(inspect.unwrap(target)) or "", target.__qualname__
-
-
-def _place(target: Callable[..., Any]) -> str:
-    target = inspect.unwrap(target)
-    if inspect.isclass(target):
-        return f"{inspect.getsourcefile(target)}:{inspect.getsourcelines(target)[1]}"
-    code = target.__code__
-    return f"{code.co_filename}:{code.co_firstlineno}"

@@ -20,7 +20,10 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """One line of a chart; points are (step, value), finite. `colour` is 1 .. NUM_COLOURS."""
+    """One line of a chart; points are (x, value), finite, x a step for most charts.
+
+    `colour` is 1 .. NUM_COLOURS.
+    """
 
     name: str
     points: Sequence[Point]
@@ -88,10 +91,11 @@ def exclusive_seconds(bars: Sequence[Bar], *, end_s: float) -> dict[str, float]:
     return seconds
 
 
-def line_chart(series: Sequence[Series], *, unit_interval: bool = False) -> str:
+def line_chart(series: Sequence[Series], *, unit_interval: bool = False, x: str = "step") -> str:
     """Lines over steps, with axes, gridlines and a point's value on hover.
 
     unit_interval: the vertical axis is 0 .. 1, so that small wiggles of a share look small.
+    x: what is on the other axis.
     """
     lines = [(line, thin(line.points)) for line in series if line.points]
     if not lines:
@@ -101,7 +105,7 @@ def line_chart(series: Sequence[Series], *, unit_interval: bool = False) -> str:
     frame = _Frame(
         x_range=(min(xs), max(xs)), y_range=(0.0, 1.0) if unit_interval else _y_range(ys)
     )
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">', *_axes(frame)]
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">', *_axes(frame, x=x)]
     for line, points in lines:
         drawn = points
         # The dots, seen or not, stay on the values: pointing at one says what was measured.
@@ -111,10 +115,10 @@ def line_chart(series: Sequence[Series], *, unit_interval: bool = False) -> str:
             drawn, dot = smooth(points), 'class="hidden" r="4"'
         parts.append(_polyline(drawn, frame, classes=f"line c{line.colour}"))
         for point in points:
-            x, y = frame.place(point)
+            across, up = frame.place(point)
             parts.append(
-                f'<circle {dot} cx="{x:.1f}" cy="{y:.1f}">'
-                f"<title>{escape(line.name)}: step {point[0]:.0f}, {point[1]:.5g}</title></circle>"
+                f'<circle {dot} cx="{across:.1f}" cy="{up:.1f}">'
+                f"<title>{escape(line.name)}: {x} {point[0]:.6g}, {point[1]:.5g}</title></circle>"
             )
     return "".join([*parts, "</svg>"])
 
@@ -165,7 +169,7 @@ class _Frame:
         )
 
 
-def _axes(frame: _Frame) -> list[str]:
+def _axes(frame: _Frame, *, x: str) -> list[str]:
     x_low, y_low = frame.x_range[0], frame.y_range[0]
     end, middle = WIDTH - RIGHT, (LEFT + WIDTH - RIGHT) / 2
     parts: list[str] = []
@@ -174,12 +178,12 @@ def _axes(frame: _Frame) -> list[str]:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="axis end" x="{LEFT - 7}" y="{y + 4:.1f}">{label(value)}</text>')
     for value in ticks(*frame.x_range):
-        if value == round(value):  # there is no step 2.5
-            x = frame.place((value, y_low))[0]
+        if x != "step" or value == round(value):  # there is no step 2.5
+            across = frame.place((value, y_low))[0]
             parts.append(
-                f'<text class="axis mid" x="{x:.1f}" y="{HEIGHT - 19}">{label(value)}</text>'
+                f'<text class="axis mid" x="{across:.1f}" y="{HEIGHT - 19}">{label(value)}</text>'
             )
-    return [*parts, f'<text class="axis mid" x="{middle}" y="{HEIGHT - 3}">step</text>']
+    return [*parts, f'<text class="axis mid" x="{middle}" y="{HEIGHT - 3}">{x}</text>']
 
 
 def _y_range(values: Sequence[float]) -> tuple[float, float]:

@@ -104,10 +104,10 @@ class Checkpoints:
 
 
 def improves(metric: str, value: float, best: float | None) -> bool:
-    """Whether `value` beats `best`: of a loss the lower one, of everything else the higher one."""
+    """Whether `value` beats `best`: a loss or an error by being lower, all else by being higher."""
     if best is None:
         return True
-    return value < best if metric.endswith("loss") else value > best
+    return value < best if metric.endswith(("loss", "error")) else value > best
 
 
 async def write_folder(final: Path, write: Callable[[Path], Awaitable[None]]) -> None:

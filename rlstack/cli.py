@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from omegaconf import DictConfig
@@ -26,6 +26,7 @@ from rlstack.command_line import (
 from rlstack.config.base import RunSchema
 from rlstack.config.load import parse
 from rlstack.config.resume import resumed_values
+from rlstack.config.reward_model import RewardModelConfig
 from rlstack.config.rounds import DPOConfig, RejectionSamplingConfig
 from rlstack.config.run import EvalConfig, RLConfig
 from rlstack.config.supervised import SFTConfig
@@ -39,6 +40,9 @@ from rlstack.errors import (
     WorkerError,
 )
 
+if TYPE_CHECKING:
+    from rlstack.stages.supervised import Summary
+
 USAGE = """rlstack: reinforcement-learning post-training of language models
 
 usage: rlstack COMMAND [key=value ...]
@@ -49,14 +53,15 @@ usage: rlstack COMMAND [key=value ...]
   dpo          preference learning:       rlstack dpo model.path=MODEL data.train=[...]
   rejection_sampling
                training on the best of its own samples: rlstack rejection_sampling -h
+  reward_model a reward model from pairs: rlstack reward_model model.path=MODEL data.train=[...]
   eval         pass@k of a checkpoint:    rlstack eval model.path=MODEL_OR_RUN_DIR data.eval=[...]
   report       HTML report of a run:      rlstack report RUN_DIR
   algorithms   every method: formula, source, defaults, how to select it
   rewards      list the rewards, test one on rows of yours, write a new one: rlstack rewards -h
 
-rl, sft, dpo, rejection_sampling and eval are Hydra apps: --help lists their groups,
---cfg job prints the configuration, --multirun sweeps. A run of each but eval is continued with
-rlstack COMMAND resume=RUN_DIR.
+rl, sft, dpo, rejection_sampling, reward_model and eval are Hydra apps: --help lists their groups,
+--cfg job prints the configuration, --multirun sweeps. rlstack COMMAND resume=RUN_DIR continues a
+run that trains.
 eval "$(rlstack -sc install=bash)" turns on completion (zsh: =bash too; fish: =fish)."""
 
 HELP = ("--help", "-h")
@@ -66,10 +71,11 @@ SCHEMAS: dict[str, type[RunSchema]] = {
     "sft": SFTConfig,
     "dpo": DPOConfig,
     "rejection_sampling": RejectionSamplingConfig,
+    "reward_model": RewardModelConfig,
     "eval": EvalConfig,
 }
 
-RESUMABLE = ("rl", "sft", "dpo", "rejection_sampling")
+RESUMABLE = ("rl", "sft", "dpo", "rejection_sampling", "reward_model")
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -97,6 +103,7 @@ def main() -> None:
         "sft": lambda args: _stage("sft", args),
         "dpo": lambda args: _stage("dpo", args),
         "rejection_sampling": lambda args: _stage("rejection_sampling", args),
+        "reward_model": lambda args: _stage("reward_model", args),
         "eval": lambda args: _stage("eval", args),
         "report": _report,
         "algorithms": _algorithms,
@@ -167,15 +174,19 @@ def _run_stage(name: str, config: Any) -> None:
         case "sft":
             from rlstack.stages import sft
 
-            _say(sft.run(config))
+            _print_model(sft.run(config))
         case "dpo":
             from rlstack.stages import dpo
 
-            _say(dpo.run(config))
+            _print_model(dpo.run(config))
         case "rejection_sampling":
             from rlstack.stages import rejection_sampling
 
-            _say(rejection_sampling.run(config))
+            _print_model(rejection_sampling.run(config))
+        case "reward_model":
+            from rlstack.stages import reward_model
+
+            _print_model(reward_model.run(config))
         case "eval":
             from rlstack.stages import evaluate
 
@@ -185,11 +196,10 @@ def _run_stage(name: str, config: Any) -> None:
             raise AssertionError(name)
 
 
-def _say(result: Any) -> None:
-    """Where a supervised stage has left what."""
-    if result.model is not None:
-        print(f"model: {result.model}")
-    print(f"report: {result.report}")
+def _print_model(summary: "Summary") -> None:
+    if summary.model is not None:
+        print(f"model: {summary.model}")
+    print(f"report: {summary.report}")
 
 
 def _quickstart(arguments: list[str]) -> None:

@@ -50,6 +50,7 @@ from rlstack.types import (
     RewardRequest,
     Rollout,
     SamplingSettings,
+    Score,
 )
 
 EVALUATION_ROUND = 1_000_000
@@ -335,13 +336,25 @@ async def sample_groups(
             task.cancel()
         await asyncio.gather(*scoring, return_exceptions=True)
     return [
-        Group(
-            prompt=prompt,
-            rollouts=tuple(rollouts[row * num_samples + index] for index in range(num_samples)),
-            scores=tuple(scores[row]),
-        )
+        _group(prompt, [rollouts[row * num_samples + i] for i in range(num_samples)], scores[row])
         for row, prompt in enumerate(prompts)
     ]
+
+
+def _group(prompt: Prompt, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> Group:
+    """An episode that its environment broke off has no reward, whatever is said of the rest."""
+    judged = [
+        score
+        if rollout.error is None
+        else replace(
+            score,
+            value=None,
+            errors=(rollout.error, *score.errors),
+            num_errors={**score.num_errors, "environment": 1},
+        )
+        for rollout, score in zip(rollouts, scores, strict=True)
+    ]
+    return Group(prompt=prompt, rollouts=tuple(rollouts), scores=tuple(judged))
 
 
 def reward_request(rollout: Rollout, *, max_response_tokens: int) -> RewardRequest:
@@ -358,4 +371,5 @@ def reward_request(rollout: Rollout, *, max_response_tokens: int) -> RewardReque
         response_tokens=len(rollout.response_ids),
         max_response_tokens=max_response_tokens,
         finish_reason=rollout.finish_reason,
+        turns=rollout.turns,
     )

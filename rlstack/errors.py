@@ -27,3 +27,11 @@ class WeightSyncError(RuntimeError):
 
 class WorkerError(RuntimeError):
     """A worker process failed and could not be replaced."""
+
+
+class EpisodeError(RuntimeError):
+    """An environment raised, died or answered what is no turn; the text says which."""
+
+
+class EpisodeTimeoutError(EpisodeError):
+    """An environment did not answer within `environment.timeout_s`."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from math import prod
 
 from rlstack.metrics import Metrics, merge
-from rlstack.types import FinishReason, Group, Score
+from rlstack.types import FinishReason, Group, Rollout, Score
 
 CORRECT = 1.0 - 1e-6
 """A rollout counts as correct when its reward reaches this: the full mark of a verifier."""
@@ -86,14 +86,35 @@ def _evaluate(group: Group, *, prefix: str) -> Metrics:
         ),
         f"{prefix}/truncated_fraction": (float(truncated), float(num_samples)),
     }
+    for rollout in group.rollouts:
+        for name, value in _episode_measures(rollout).items():
+            total, count = means.get(f"{prefix}/{name}", (0.0, 0.0))
+            means[f"{prefix}/{name}"] = (total + value, count + 1.0)
     return Metrics(means=means)
 
 
-def rollout_metrics(groups: Sequence[Group], *, max_response_tokens: int) -> Metrics:
-    """Lengths, truncation, and the reward by component and by data source, of training rollouts.
+def _episode_measures(rollout: Rollout) -> dict[str, float]:
+    """Turns, tools and how it ended, of one episode; nothing of a rollout without environment."""
+    if not rollout.turns and rollout.error is None:
+        return {}
+    answers = [turn.answer for turn in rollout.turns if turn.answer is not None]
+    return {
+        "num_turns": len(rollout.turns),
+        "observation_tokens": len(rollout.loss_mask) - int(rollout.loss_mask.sum()),
+        "tool_calls": sum(answer.tool_calls for answer in answers),
+        "tool_errors": sum(answer.tool_errors for answer in answers),
+        "truncated_by_turns": rollout.finish_reason is FinishReason.TURNS,
+        "environment_errors": rollout.finish_reason is FinishReason.ERROR,
+        "environment_timeouts": rollout.finish_reason is FinishReason.TIMEOUT,
+    }
 
-    `rollout/num_tokens`, `reward/errors` and `reward/errors/<component>` are sums, everything else
-    is a mean over rollouts: `reward/judged_fraction` is the share of those that have a score.
+
+def rollout_metrics(groups: Sequence[Group], *, max_response_tokens: int) -> Metrics:
+    """Lengths, turns, truncation, and the reward by component and data source, of rollouts.
+
+    `rollout/num_tokens` (those that the policy wrote), `reward/errors` and
+    `reward/errors/<component>` are sums, everything else is a mean over rollouts:
+    `reward/judged_fraction` is the share of those that have a score.
     """
     metrics = Metrics()
     means: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
@@ -103,16 +124,20 @@ def rollout_metrics(groups: Sequence[Group], *, max_response_tokens: int) -> Met
         means[name] = (total + value, count + 1.0)
 
     lengths: list[int] = []
+    num_tokens = 0
     num_errors: Counter[str] = Counter()
     for group in groups:
         for rollout, score in zip(group.rollouts, group.scores, strict=True):
             length = len(rollout.response_ids)
             lengths.append(length)
+            num_tokens += int(rollout.loss_mask.sum())
             observe("rollout/response_tokens", length)
             observe("rollout/truncated_fraction", rollout.finish_reason is FinishReason.LENGTH)
             observe("rollout/length_share", length / max_response_tokens)
             num_errors.update(score.num_errors)
             observe("reward/judged_fraction", score.value is not None)
+            for name, value in _episode_measures(rollout).items():
+                observe(f"rollout/{name}", value)
             for name, value in score.parts.items():
                 observe(f"reward/part/{name}", value)
             if score.value is not None:
@@ -125,7 +150,7 @@ def rollout_metrics(groups: Sequence[Group], *, max_response_tokens: int) -> Met
     metrics += Metrics(means=dict(means))
     if lengths:
         metrics += Metrics.of(
-            {"rollout/num_tokens": sum(lengths), "reward/errors": num_errors.total()}
+            {"rollout/num_tokens": num_tokens, "reward/errors": num_errors.total()}
         )
         metrics += Metrics.of({f"reward/errors/{name}": n for name, n in num_errors.items()})
         metrics += Metrics(

@@ -19,16 +19,36 @@ NUM_LENGTH_BINS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairScores:
-    """Scores of N pairs, float64 [N] each; data_sources: N."""
+    """Scores of N pairs and what is known of them, all float64.
+
+    chosen, rejected: [N], reward units. lengths: [2, N], tokens of the chosen and of the rejected
+    responses. data_sources: N.
+    """
 
     chosen: Floats
     rejected: Floats
-    data_sources: Sequence[str]
+    lengths: Floats
+    data_sources: tuple[str, ...]
 
     @property
     def differences(self) -> Floats:
         """Chosen minus rejected, float64 [N]."""
         return self.chosen - self.rejected
+
+    @property
+    def all(self) -> Floats:
+        """Scores of the chosen and then of the rejected responses, float64 [2N]."""
+        return np.concatenate((self.chosen, self.rejected))
+
+
+def joined(parts: Sequence[PairScores]) -> PairScores:
+    """The pairs of all parts, in order."""
+    return PairScores(
+        chosen=np.concatenate([part.chosen for part in parts]),
+        rejected=np.concatenate([part.rejected for part in parts]),
+        lengths=np.concatenate([part.lengths for part in parts], axis=1),
+        data_sources=tuple(name for part in parts for name in part.data_sources),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +124,7 @@ def correlation(left: Floats, right: Floats) -> float:
 
 def pair_metrics(scores: PairScores, *, prefix: str) -> Metrics:
     """Accuracy, also by source where there are several; margin; mean and spread of all scores."""
-    right, both = agreement(scores), np.concatenate((scores.chosen, scores.rejected))
+    right, both = agreement(scores), scores.all
     count = len(right)
     means = {
         f"{prefix}/accuracy": (float(right.sum()), float(count)),
@@ -120,22 +140,25 @@ def pair_metrics(scores: PairScores, *, prefix: str) -> Metrics:
     return Metrics(means=means)
 
 
-def held_out_metrics(scores: PairScores, lengths: Floats) -> Metrics:
+def score_by_length(scores: PairScores) -> list[Bin]:
+    """Mean score of responses, from the shortest fifth to the longest. position: mean length."""
+    return by_quantile(scores.lengths.ravel(), scores.all)
+
+
+def held_out_metrics(scores: PairScores) -> Metrics:
     """`eval/...` of held-out pairs.
 
-    lengths: float64 [2, N], tokens of the chosen and of the rejected responses.
     `eval/score_by_length/1` is the mean score of the shortest fifth of all responses.
     """
     differences, count = scores.differences, float(len(scores.chosen))
-    both = np.concatenate((scores.chosen, scores.rejected))
     means = {
         "eval/log_loss": (float(log_loss(differences).sum()), count),
         "eval/brier_loss": (float(brier(differences).sum()), count),
     }
     values = {
         "eval/calibration_error": calibration_error(reliability(scores)),
-        "eval/score_length_correlation": correlation(lengths.ravel(), both),
+        "eval/score_length_correlation": correlation(scores.lengths.ravel(), scores.all),
     }
-    for number, part in enumerate(by_quantile(lengths.ravel(), both), start=1):
+    for number, part in enumerate(score_by_length(scores), start=1):
         values[f"eval/score_by_length/{number}"] = part.value
     return pair_metrics(scores, prefix="eval") + Metrics(means=means) + Metrics.of(values)

@@ -33,6 +33,8 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
 
+    def decode(self, token_ids: list[int]) -> str: ...
+
     def apply_chat_template(
         self,
         conversation: list[dict[str, str]],
@@ -52,6 +54,9 @@ class Tokenizer(Protocol):
 
     @property
     def chat_template(self) -> str | None: ...
+
+    @property
+    def all_special_tokens(self) -> list[str]: ...
 
     @property
     def eos_token_id(self) -> int: ...

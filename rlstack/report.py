@@ -1,5 +1,6 @@
 """`rlstack report`: one self-contained HTML file about a run, read from its directory alone."""
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,10 @@ CHARTS = (
         metrics=("rollout/truncated_fraction", "reward/groups_without_signal"),
         unit_interval=True,
     ),
+    Chart(
+        title="Turns and tool calls of an episode",
+        metrics=("rollout/num_turns", "rollout/tool_calls", "rollout/tool_errors"),
+    ),
     Chart(title="Entropy (nats)", metrics=("policy/entropy",)),
     Chart(title="KL of the updates (nats)", metrics=("policy/approx_kl",)),
     Chart(title="KL to the reference (nats)", metrics=("policy/ref_kl",)),
@@ -68,9 +73,27 @@ CHARTS = (
     Chart(title="Gradient norm", metrics=("policy/grad_norm",)),
     Chart(title="Clipped tokens (share)", metrics=("policy/clip_fraction_*",)),
     Chart(title="Supervised loss (nats per token)", metrics=("sft/loss", "eval/loss")),
+    Chart(
+        title="Accuracy on pairs",
+        metrics=("reward_model/accuracy", "eval/accuracy", "eval/accuracy/*"),
+        unit_interval=True,
+    ),
+    Chart(title="Loss on pairs (nats)", metrics=("reward_model/loss", "eval/log_loss")),
+    Chart(
+        title="Calibration on held-out pairs", metrics=("eval/calibration_error", "eval/brier_loss")
+    ),
+    Chart(title="Scores: mean, spread", metrics=("eval/score_mean", "eval/score_std")),
     Chart(title="Memory (GiB)", metrics=("memory/*_gib",)),
     Chart(title="Seconds per step", metrics=("time/step_s",)),
 )
+
+
+TILES = (
+    ("eval/pass@1", "held-out accuracy"),
+    ("eval/accuracy", "accuracy on held-out pairs"),
+    ("reward/mean", "reward"),
+)
+"""Metrics that are told in figures, and what they are called."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -90,6 +113,7 @@ def write_report(run_dir: Path) -> Path:
             _dates(rows),
             _tiles(rows),
             _charts(rows),
+            _held_out(run_dir / "held_out.json"),
             _timeline(jsonl.read(run_dir / "timeline.jsonl"), rows),
             _rollouts(run_dir / "rollouts"),
             _config(run_dir / "config.yaml"),
@@ -120,7 +144,7 @@ def _dates(rows: Sequence[Record]) -> str:
 
 def _tiles(rows: Sequence[Record]) -> str:
     tiles: list[tuple[str, str]] = []
-    for name, title in (("eval/pass@1", "held-out accuracy"), ("reward/mean", "reward")):
+    for name, title in TILES:
         points = _points(rows, name)
         if points:
             tiles.append(
@@ -166,6 +190,27 @@ def _charts(rows: Sequence[Record]) -> str:
     note = '<p class="soft">Faint lines are the values, bold ones their moving average.</p>'
     note = note if "line faint" in text else ""
     return f'<h2>Curves over steps</h2>{note}<div class="charts">{text}</div>'
+
+
+def _held_out(file: Path) -> str:
+    """A reward model's reliability diagram and its scores by length, of the latest evaluation."""
+    if not file.is_file():
+        return ""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    drawn = {
+        name: [(part["position"], part["value"]) for part in parts] for name, parts in found.items()
+    }
+    ideal = Series(name="calibrated", points=[(0.5, 0.5), (1.0, 1.0)], colour=2)
+    model = Series(name="model", points=drawn["reliability"], markers=True)
+    names, colours = {"model": "model", "calibrated": "calibrated"}, {"model": 1, "calibrated": 2}
+    lengths = Series(name="score", points=drawn["score_by_length"], markers=True)
+    diagram = line_chart([ideal, model], unit_interval=True, x="confidence")
+    cards = (
+        f"<h3>Accuracy by confidence</h3>{diagram}{_legend(names, colours)}",
+        f"<h3>Mean score by response length</h3>{line_chart([lengths], x='tokens')}",
+    )
+    text = "".join(f'<div class="card">{card}</div>' for card in cards)
+    return f'<h2>Latest held-out pairs</h2><div class="charts">{text}</div>'
 
 
 def _timeline(spans: Sequence[Record], rows: Sequence[Record]) -> str:
@@ -247,9 +292,29 @@ def _rollout_card(record: Record, kind: str) -> str:
         f"<h3>Step {record['step']}, reward {record['reward']:.3g}</h3>"
         f'<p class="soft">{escape(" · ".join(facts))}</p>{errors}'
         f"<dl><dt>prompt</dt><dd><pre>{escape(record['prompt'])}</pre></dd>"
-        f"<dt>response</dt><dd><pre>{escape(record['response'])}</pre></dd>"
+        f"{_response(record)}"
         f"<dt>answer</dt><dd><pre>{escape(answer)}</pre></dd></dl></div>"
     )
+
+
+def _response(record: Record) -> str:
+    """What the policy wrote; of an episode every turn, with the environment's answers marked."""
+    # Runs from before there were environments have no turns.
+    turns = record.get("turns") or []
+    if not turns:
+        return f"<dt>response</dt><dd><pre>{escape(record['response'])}</pre></dd>"
+    entries: list[str] = []
+    for number, turn in enumerate(turns, 1):
+        entries.append(f"<dt>turn {number}</dt><dd><pre>{escape(turn['action'])}</pre></dd>")
+        answer = turn["answer"]
+        if answer is None:
+            continue
+        earned = f'<p class="soft">reward {answer["reward"]:.3g}</p>' if answer["reward"] else ""
+        said = escape(answer["observation"])
+        role = "tool" if answer["role"] == "tool" else "environment"
+        if said or earned:
+            entries.append(f'<dt>{role}</dt><dd><pre class="tool">{said}</pre>{earned}</dd>')
+    return "".join(entries)
 
 
 def _config(file: Path) -> str:

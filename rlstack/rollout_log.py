@@ -1,6 +1,7 @@
 """Rollouts as readable JSONL, one object a rollout."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rlstack import jsonl
@@ -35,6 +36,7 @@ def _record(rollout: Rollout, score: Score, *, step: int) -> jsonl.Record:
         "data_source": prompt.data_source,
         "prompt": prompt.text,
         "response": rollout.text,
+        "turns": [asdict(turn) for turn in rollout.turns],
         "answer": prompt.answer,
         "extracted_answer": score.extracted_answer,
         "reward": score.value,

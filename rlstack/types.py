@@ -1,14 +1,15 @@
 """The vocabulary of rlstack: one frozen type per stage of a sample's life.
 
-A `Prompt` is a dataset row ready to generate from. A `Rollout` is one sampled response to it. A
-`Group` is the rollouts that share a prompt, with their scores. This module imports no torch: arrays
-are numpy, so reward plugins and data code stay light.
+A `Prompt` is a dataset row ready to generate from. A `Rollout` is one sampled response to it; with
+an environment it is an episode of several turns, each an action of the policy and the environment's
+answer. A `Group` is the rollouts that share a prompt, with their scores. This module imports no
+torch: arrays are numpy, so reward plugins and data code stay light.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,12 @@ class FinishReason(StrEnum):
     """The model ended it: end-of-sequence token or stop string."""
     LENGTH = "length"
     """It was cut at `max_response_tokens`."""
+    TURNS = "turns"
+    """The environment had not ended the episode after `environment.max_turns`."""
+    TIMEOUT = "timeout"
+    """The environment did not answer a turn in time."""
+    ERROR = "error"
+    """The environment failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +56,47 @@ class Comparison:
     chosen_features: tuple[float, ...] = ()
     rejected_features: tuple[float, ...] = ()
     """Scored attributes of each response, the same ones for both."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What an environment may see of the row that its episode starts from; picklable."""
+
+    prompt: str
+    """The rendered prompt text, chat template included."""
+    messages: tuple[Message, ...] = ()
+    answer: str | None = None
+    data_source: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    seed: int = 0
+    """Of this episode: an environment that draws anything draws it from here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What an environment answers to one action."""
+
+    observation: str = ""
+    """What the policy reads next; it is not shown the one that ends the episode."""
+    done: bool = False
+    reward: float = 0.0
+    """Of this action, in reward units."""
+    role: Literal["user", "tool"] = "user"
+    """Who speaks: tool output is written as the chat template writes it."""
+    tool_calls: int = 0
+    tool_errors: int = 0
+    """How many of the calls were malformed or failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRecord:
+    """One turn of a rollout: what the policy wrote and what the environment answered."""
+
+    action: str
+    end: int
+    """Tokens of the response up to the action's last one: where its reward is due."""
+    answer: Turn | None
+    """None if the environment was not asked, because the action was cut, or failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,12 +226,14 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rollout:
-    """One sampled response.
+    """One sampled response, or one episode with an environment.
 
-    response_ids: int64 [R], the end-of-sequence token included when the model produced it.
+    response_ids: int64 [R], everything after the prompt as it was sampled, end-of-sequence tokens
+        included, with the environment's observations between the actions.
     logprobs: float32 [R], nats, under the distribution that was sampled from (temperature applied).
-    loss_mask: bool [R], False on text the policy did not write (tool output).
-    policy_versions: int32 [R], the policy version that produced each token.
+    loss_mask: bool [R], False on text the policy did not write (observations).
+    policy_versions: int32 [R], the policy version that produced each token; of an observation, the
+        version of the action before it.
     """
 
     prompt: Prompt
@@ -194,6 +244,10 @@ class Rollout:
     loss_mask: NDArray[np.bool_]
     finish_reason: FinishReason
     policy_versions: NDArray[np.int32]
+    turns: tuple[TurnRecord, ...] = ()
+    """Of an episode; empty without an environment. `text` is the last action."""
+    error: str | None = None
+    """Why the environment failed; such a rollout has no reward."""
 
     def __post_init__(self) -> None:
         num_tokens = len(self.response_ids)
@@ -209,6 +263,7 @@ class RewardRequest:
     prompt: str
     """The rendered prompt text, chat template included."""
     response: str
+    """What the policy wrote; in an episode, its last action."""
     answer: str | None = None
     """The reference answer of the dataset row."""
     data_source: str = ""
@@ -218,8 +273,11 @@ class RewardRequest:
     messages: tuple[Message, ...] = ()
     """The conversation behind `prompt`, where there is one."""
     response_tokens: int = 0
+    """Tokens after the prompt; in an episode, observations included."""
     max_response_tokens: int = 0
     finish_reason: FinishReason = FinishReason.STOP
+    turns: tuple[TurnRecord, ...] = ()
+    """Of an episode, with what the environment answered; empty without an environment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

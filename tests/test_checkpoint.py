@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from rlstack.checkpoint import FORMAT, Checkpoints, RunState, load_rewards, load_state, write_folder
+from rlstack.checkpoint import (
+    FORMAT,
+    Checkpoints,
+    RunState,
+    improves,
+    load_rewards,
+    load_state,
+    write_folder,
+)
 from rlstack.errors import CheckpointError
 
 STATE = RunState(
@@ -91,3 +99,18 @@ def test_a_damaged_state_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"state\.json"):
         load_state(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("metric", "higher_is_better"),
+    [
+        ("eval/accuracy", True),
+        ("eval/log_loss", False),
+        ("eval/brier_loss", False),
+        ("eval/calibration_error", False),
+    ],
+)
+def test_which_of_two_values_is_better(metric: str, higher_is_better: bool) -> None:
+    assert improves(metric, 0.5, None)
+    assert improves(metric, 0.6, 0.5) is higher_is_better
+    assert improves(metric, 0.4, 0.5) is not higher_is_better

@@ -33,7 +33,7 @@ def rlstack(
 def test_help_names_every_command(tmp_path: Path) -> None:
     found = rlstack("--help", cwd=tmp_path)
     assert found.returncode == 0
-    for command in ("quickstart", "rl", "sft", "dpo", "eval", "report", "algorithms"):
+    for command in ("quickstart", "rl", "sft", "dpo", "reward_model", "eval", "report"):
         assert f"\n  {command} " in found.stdout
 
 
@@ -81,7 +81,7 @@ def test_every_mistake_of_a_command_line_is_in_one_message(tmp_path: Path) -> No
     [
         (
             ["rll"],
-            "unknown command 'rll'; one of quickstart, rl, sft, dpo, rejection_sampling, eval, ",
+            "unknown command 'rll'; one of quickstart, rl, sft, dpo, rejection_sampling, ",
         ),
         (["rl", "algorithm=ppoo"], "algorithm/ppoo"),
         (["rl", "resume=nowhere"], "nowhere is not a run directory"),
@@ -112,6 +112,7 @@ def test_the_shell_completes_commands_groups_and_options(tmp_path: Path) -> None
         "sft",
         "dpo",
         "rejection_sampling",
+        "reward_model",
         "eval",
         "report",
         "algorithms",

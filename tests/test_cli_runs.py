@@ -234,6 +234,56 @@ def test_gsm8k_rows_through_rl_and_eval(model: Path, tmp_path: Path) -> None:
     assert f"eval/pass@1: {values['eval/pass@1']:.4f}" in output
 
 
+def test_a_reward_model_learns_from_pairs_and_features(model: Path, tmp_path: Path) -> None:
+    """The better response is the longer one, in `train` as in `test`."""
+    for name, count in (("train", 40), ("test", 21)):
+        rows = [
+            {
+                "prompt": f"How many {name} for {number}?\n",
+                "chosen": "7" * (number % 9 + 4),
+                "rejected": "7" * (number % 3 + 1),
+                "margin": 1.0,
+                "chosen_features": [number % 4, 0.5],
+                "rejected_features": [number % 3, 0.5],
+            }
+            for number in range(count)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run = start(
+        "reward_model",
+        "data.train=[{type: file, path: train.jsonl}]",
+        "data.eval=[{type: file, path: test.jsonl}]",
+        "data.prompts_per_step=8",
+        "data.max_prompt_tokens=64",
+        "max_response_tokens=16",
+        "loss.margin_scale=0.5",
+        "epochs=2",
+        "evaluation.every=5",
+        "checkpoint.keep_best=eval/accuracy",
+        "placement.trainer_ranks=2",
+        "placement.device=cpu",
+        "trainer.learning_rate=0.003",
+        f"model.path={model}",
+        "run_dir=scored",
+        cwd=tmp_path,
+    )
+    output = finish(run)
+    assert run.returncode == 0, output
+    assert "model: scored/export" in output
+    run_dir = tmp_path / "scored"
+    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").open()]
+    assert [row["step"] for row in metrics] == list(range(11))
+    assert metrics[0]["eval/accuracy"] == 0.5
+    assert metrics[-1]["eval/accuracy"] > 0.9
+    assert metrics[-1]["eval/score_length_correlation"] > 0.5
+    assert metrics[-1]["reward_model/accuracy"] > 0.9
+    head = json.loads((run_dir / "export/feature_head.json").read_text())
+    assert head["stds"][1] == 1.0  # this feature says nothing
+    assert head["weights"][1] == 0.0
+    assert head["weights"][0] > 0.0
+    assert "Accuracy by confidence" in (run_dir / "report.html").read_text()
+
+
 CONVERSATIONS = [
     [
         {"role": "user", "content": f"What is {number} and 1?"},
@@ -294,3 +344,68 @@ def test_sft_killed_and_resumed_equals_uninterrupted(model: Path, tmp_path: Path
     assert (tmp_path / "killed" / weights).read_bytes() == (
         tmp_path / "whole" / weights
     ).read_bytes()
+
+
+ECHO = """
+from rewards.environments.registry import register_environment
+from rlstack.types import Task, Turn
+
+@register_environment("echo")
+class Echo:
+    def __init__(self, *, turns: int) -> None:
+        self.turns, self.said = turns, []
+
+    def reset(self, task: Task) -> None:
+        if task.seed % 8 == 0:
+            raise LookupError("no board")
+
+    def step(self, action: str) -> Turn:
+        self.said.append(action)
+        if len(self.said) == 2 and action.startswith("x"):
+            raise ValueError("no x, please")
+        short = float(len(action) < 4)
+        return Turn(observation="go on", done=len(self.said) == self.turns, reward=short)
+"""
+
+
+def test_two_steps_of_episodes(model: Path, tmp_path: Path) -> None:
+    """Several turns a rollout through the whole loop, with an environment that may fail."""
+    (tmp_path / "echo.py").write_text(ECHO)
+    run = start(
+        "rl",
+        *OVERRIDES,
+        "environment=reasoning_gym_retry",
+        "environment.name=echo",
+        "environment.params={turns: 3}",
+        "environment.max_turns=3",
+        "environment.max_observation_tokens=16",
+        "environment.num_workers=1",
+        "reward=environment",
+        "reward.plugins=[echo.py]",
+        "rollout.max_response_tokens=64",
+        f"rollout.stop=[{','.join('abcdefghijklm')}]",
+        "evaluation.every=0",
+        "checkpoint.every=0",
+        "total_steps=2",
+        f"model.path={model}",
+        "run_dir=episodes",
+        cwd=tmp_path,
+    )
+    output = finish(run)
+    assert run.returncode == 0, output
+    for values in map(json.loads, (tmp_path / "episodes/metrics.jsonl").open()):
+        assert values["mismatch/logprob_difference_max"] < 1e-4
+        assert values["policy/grad_norm"] > 0
+        assert values["rollout/num_turns"] > 1.5
+        assert values["rollout/observation_tokens"] > 0
+    rows = [json.loads(line) for line in (tmp_path / "episodes/rollouts/step_000002.jsonl").open()]
+    for row in rows:
+        answers = [turn["answer"] for turn in row["turns"] if turn["answer"] is not None]
+        if row["finish_reason"] == "error":
+            problem = "ValueError: no x, please" if row["turns"] else "LookupError: no board"
+            assert row["errors"][0] == f"environment: {problem}"
+            assert row["reward"] is None
+        else:
+            assert row["reward"] == sum(answer["reward"] for answer in answers)
+    assert any(row["response_tokens"] == 0 for row in rows)  # nothing but the prompt to train on
+    assert '<pre class="tool">go on</pre>' in (tmp_path / "episodes/report.html").read_text()

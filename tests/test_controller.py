@@ -25,6 +25,7 @@ from rlstack.types import (
     Rollout,
     SamplingSettings,
     Score,
+    TurnRecord,
 )
 from tests.config.test_load import rl_values
 from tests.fakes import (
@@ -393,3 +394,48 @@ def test_rows_that_fill_a_filtered_batch_teach_nothing(tmp_path: Path) -> None:
     assert rows == -(-short // 8) * 8
     for batch in policy.batches:
         assert bool(batch.rewards[~batch.loss_mask.any(dim=1)].isnan().all())
+
+
+class BrokenEpisodes(FakeEngines):
+    """The environment fails in every second rollout, after an action."""
+
+    async def generate(
+        self, requests: Sequence[GenerationRequest], sampling: SamplingSettings
+    ) -> AsyncIterator[tuple[int, Rollout]]:
+        async for number, rollout in super().generate(requests, sampling):
+            turns = (TurnRecord(action=rollout.text, end=len(rollout.response_ids), answer=None),)
+            error = "environment: broken" if number % 2 else None
+            yield number, replace(rollout, turns=turns, error=error)
+
+
+class ListeningScorer(FakeScorer):
+    """Remembers what it was asked to judge."""
+
+    def __init__(self) -> None:
+        self.requests: list[RewardRequest] = []
+
+    async def score_group(
+        self, requests: Sequence[Awaitable[RewardRequest]], *, step: int
+    ) -> list[Score]:
+        self.requests += [await request for request in requests]
+        return await super().score_group(requests, step=step)
+
+
+def test_an_episode_that_its_environment_broke_off_has_no_reward(tmp_path: Path) -> None:
+    controller, journal, _ = make_controller(tmp_path)
+    engines, scorer = BrokenEpisodes(journal), ListeningScorer()
+    reallocator = FakeReallocator(journal, engines)
+    controller.roles = replace(
+        controller.roles, engines=engines, scorer=scorer, reallocator=reallocator
+    )
+    result = run(controller.step(1))
+    for group in result.groups:
+        for rollout, score in zip(group.rollouts, group.scores, strict=True):
+            if rollout.error is None:
+                assert score.value == float(rollout.text)
+            else:
+                assert score == Score(value=None, errors=("environment: broken",))
+    assert {request.turns[0].action for request in scorer.requests} == {"0", "1"}
+    values = result.metrics.values()
+    assert values["reward/errors"] == 8
+    assert values["rollout/num_turns"] == 1

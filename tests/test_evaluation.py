@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlstack.evaluation import evaluation_metrics, majority_at_k, pass_at_k, rollout_metrics
-from rlstack.types import FinishReason, Group, Prompt, Rollout, Score
+from rlstack.types import FinishReason, Group, Prompt, Rollout, Score, Turn, TurnRecord
 
 
 @pytest.mark.parametrize("num_samples", range(1, 8))
@@ -166,6 +166,39 @@ def test_a_response_that_could_not_be_judged_is_not_correct_and_not_zero() -> No
     assert values["eval/pass@1"] == 0.5
     assert values["eval/reward"] == 1.0
     assert "eval/a/pass@1" not in values  # one source: it would say the same again
+
+
+def test_episodes_are_measured() -> None:
+    plain = group([1.0, 0.0, None, None], source="a", lengths=[2, 2, 2, 2])
+    called = TurnRecord(action="a", end=1, answer=Turn(tool_calls=3, tool_errors=1))
+    cut = TurnRecord(action="b", end=2, answer=None)
+    rollouts = [
+        dataclasses.replace(
+            rollout, finish_reason=reason, turns=turns, error=error, loss_mask=np.array(mask)
+        )
+        for rollout, reason, turns, error, mask in zip(
+            plain.rollouts,
+            [FinishReason.TURNS, FinishReason.LENGTH, FinishReason.ERROR, FinishReason.TIMEOUT],
+            [(called, called), (called, cut), (), (cut,)],
+            [None, None, "broken", "late"],
+            [[True, False], [True, True], [True, True], [True, True]],
+            strict=True,
+        )
+    ]
+    played = dataclasses.replace(plain, rollouts=tuple(rollouts))
+    values = rollout_metrics([played], max_response_tokens=8).values()
+    assert values["rollout/num_turns"] == 5 / 4
+    assert values["rollout/tool_calls"] == 9 / 4
+    assert values["rollout/tool_errors"] == 3 / 4
+    assert values["rollout/observation_tokens"] == 1 / 4
+    assert values["rollout/num_tokens"] == 7
+    assert values["rollout/truncated_fraction"] == 1 / 4
+    assert values["rollout/truncated_by_turns"] == 1 / 4
+    assert values["rollout/environment_errors"] == 1 / 4
+    assert values["rollout/environment_timeouts"] == 1 / 4
+    assert evaluation_metrics([played]).values()["eval/num_turns"] == 5 / 4
+    without = rollout_metrics([plain], max_response_tokens=8).values()
+    assert not any("turns" in name or "tool" in name for name in without)
 
 
 def test_pass_at_k_goes_up_in_powers_of_two() -> None:

@@ -17,6 +17,7 @@ from rlstack.preference_evaluation import (
     calibration_error,
     correlation,
     held_out_metrics,
+    joined,
     log_loss,
     pair_metrics,
     reliability,
@@ -30,6 +31,7 @@ def pairs(differences: list[float] | np.ndarray, *sources: str) -> PairScores:
     return PairScores(
         chosen=chosen,
         rejected=np.zeros(len(chosen)),
+        lengths=np.ones((2, len(chosen))),
         data_sources=sources or ("rows",) * len(chosen),
     )
 
@@ -109,6 +111,7 @@ def test_metrics_of_pairs_by_hand() -> None:
     scores = PairScores(
         chosen=np.array([1.0, 2.0, -1.0]),
         rejected=np.array([0.0, 3.0, -1.0]),
+        lengths=np.ones((2, 3)),
         data_sources=("a", "a", "b"),
     )
     both = [1.0, 2.0, -1.0, 0.0, 3.0, -1.0]
@@ -125,8 +128,10 @@ def test_metrics_of_pairs_by_hand() -> None:
 
 def test_held_out_metrics_of_a_model_that_scores_by_length() -> None:
     lengths = np.array([[2.0, 4.0, 6.0, 8.0, 10.0], [1.0, 3.0, 5.0, 7.0, 9.0]])
-    scores = PairScores(chosen=lengths[0], rejected=lengths[1], data_sources=("rows",) * 5)
-    found = held_out_metrics(scores, lengths).values()
+    scores = PairScores(
+        chosen=lengths[0], rejected=lengths[1], lengths=lengths, data_sources=("rows",) * 5
+    )
+    found = held_out_metrics(scores).values()
     assert found["eval/score_length_correlation"] == pytest.approx(1.0)
     assert [found[f"eval/score_by_length/{part}"] for part in range(1, 6)] == [
         pytest.approx(value) for value in (1.5, 3.5, 5.5, 7.5, 9.5)
@@ -138,8 +143,14 @@ def test_held_out_metrics_of_a_model_that_scores_by_length() -> None:
     assert found["eval/brier_loss"] == pytest.approx((1 - sure) ** 2)
 
 
+def test_parts_joined_are_the_whole() -> None:
+    whole = pairs([1.0, -2.0, 0.5], "a", "b", "a")
+    parts = [pairs([1.0], "a"), pairs([-2.0, 0.5], "b", "a")]
+    assert held_out_metrics(joined(parts)) == held_out_metrics(whole)
+
+
 def test_a_model_that_says_nothing() -> None:
-    found = held_out_metrics(pairs([0.0] * 4), np.ones((2, 4))).values()
+    found = held_out_metrics(pairs([0.0] * 4)).values()
     assert found["eval/accuracy"] == 0.5
     assert found["eval/brier_loss"] == 0.25
     assert found["eval/calibration_error"] == 0.0

@@ -27,7 +27,7 @@ PLUGIN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
 
 
 def test_examples_were_found() -> None:
-    assert len(HYDRA_COMMANDS) == 9
+    assert len(HYDRA_COMMANDS) == 14
     assert ["make", "quickstart"] in COMMANDS
     assert ["make", "test"] in COMMANDS
 

@@ -1,8 +1,10 @@
 """The report of a run directory: complete, escaped, self-contained, and right in a browser."""
 
+import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from rlstack import jsonl
 from rlstack.errors import DataError
 from rlstack.report import write_report
 from rlstack.rollout_log import write_rollouts
-from rlstack.types import FinishReason, Group, Prompt, Rollout, Score
+from rlstack.types import FinishReason, Group, Prompt, Rollout, Score, Turn, TurnRecord
 
 NASTY = "</pre><script>document.title='owned'</script>"
 
@@ -102,6 +104,18 @@ class Structure(HTMLParser):
         assert self.open.pop() == tag
 
 
+def test_what_held_out_pairs_say_of_a_reward_model(run_dir: Path) -> None:
+    assert "Latest held-out pairs" not in write_report(run_dir).read_text()
+    reliability = [{"position": 0.625, "value": 0.75, "count": 3}]
+    lengths = [{"position": 12.5, "value": -1.5, "count": 3}]
+    curves = {"reliability": reliability, "score_by_length": lengths}
+    (run_dir / "held_out.json").write_text(json.dumps(curves))
+    page = write_report(run_dir).read_text()
+    assert "<title>model: confidence 0.625, 0.75</title>" in page
+    assert "<title>score: tokens 12.5, -1.5</title>" in page
+    Structure().feed(page)
+
+
 def test_the_page_is_well_formed_escaped_and_self_contained(run_dir: Path) -> None:
     page = write_report(run_dir).read_text()
     structure = Structure()
@@ -150,6 +164,24 @@ def test_an_evaluation_shows_its_rollouts(tmp_path: Path) -> None:
     write_rollouts([group([1.0, 0.0])], run_dir=tmp_path, step=1, evaluation=True)
     page = write_report(tmp_path).read_text()
     assert page.count('class="card rollout') == 2
+
+
+def test_an_episode_shows_its_turns_and_marks_what_the_tool_said(tmp_path: Path) -> None:
+    jsonl.write(tmp_path / "metrics.jsonl", [{"step": 1, "time": 1.0, "rollout/num_turns": 2.0}])
+    plain = group([1.0])
+    answer = Turn(observation=NASTY, role="tool", reward=0.25)
+    turns = (
+        TurnRecord(action="let me run it", end=1, answer=answer),
+        TurnRecord(action="it is 4", end=2, answer=None),
+    )
+    played = replace(plain, rollouts=tuple(replace(r, turns=turns) for r in plain.rollouts))
+    write_rollouts([played], run_dir=tmp_path, step=1)
+    page = write_report(tmp_path).read_text()
+    assert "Turns and tool calls of an episode" in page
+    for text in ("<dt>turn 1</dt>", "let me run it", "<dt>turn 2</dt>", "it is 4", "reward 0.25"):
+        assert text in page
+    assert '<dt>tool</dt><dd><pre class="tool">&lt;/pre&gt;' in page
+    assert NASTY not in page
 
 
 def test_a_run_that_measured_nothing_says_so(tmp_path: Path) -> None:

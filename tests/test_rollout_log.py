@@ -1,12 +1,13 @@
 """Every rollout is one readable object, whatever the model wrote."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from rlstack import jsonl
 from rlstack.rollout_log import write_rollouts
-from rlstack.types import FinishReason, Group, Prompt, Rollout, Score
+from rlstack.types import FinishReason, Group, Prompt, Rollout, Score, Turn, TurnRecord
 
 PROMPT = Prompt(
     prompt_id="sums:7",
@@ -52,6 +53,7 @@ def test_a_record_says_everything_about_its_rollout(tmp_path: Path) -> None:
         "data_source": "sums",
         "prompt": "3 + 4 = ?\n> ",
         "response": "é\u2028\x00 7",
+        "turns": [],
         "answer": "7",
         "extracted_answer": "7",
         "reward": 1.0,
@@ -67,6 +69,24 @@ def test_a_record_says_everything_about_its_rollout(tmp_path: Path) -> None:
     assert empty["errors"] == ["exact_match: timed out after 2 s"]
     assert empty["policy_version_first"] is None
     assert empty["mean_logprob"] is None
+
+
+def test_the_turns_of_an_episode_are_kept(tmp_path: Path) -> None:
+    answer = Turn(observation="4", role="tool", reward=0.5, tool_calls=1)
+    played = replace(
+        rollout(0, "7", versions=[1, 1, 1], mask=[True, False, True]),
+        turns=(
+            TurnRecord(action="calculate", end=1, answer=answer),
+            TurnRecord(action="7", end=3, answer=None),
+        ),
+    )
+    group = Group(prompt=PROMPT, rollouts=(played,), scores=(Score(value=1.0),))
+    write_rollouts([group], run_dir=tmp_path, step=1)
+    (record,) = jsonl.read(tmp_path / "rollouts" / "step_000001.jsonl")
+    first, last = record["turns"]
+    assert (first["action"], first["end"], first["answer"]["observation"]) == ("calculate", 1, "4")
+    assert (first["answer"]["role"], first["answer"]["reward"]) == ("tool", 0.5)
+    assert last == {"action": "7", "end": 3, "answer": None}
 
 
 def test_a_step_done_again_replaces_its_file(tmp_path: Path) -> None:

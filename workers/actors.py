@@ -161,6 +161,18 @@ class EngineActor:
         async for completions in self.engine.generate(requests, sampling):
             yield completions
 
+    async def turns(self, session: int) -> AsyncIterator[list[Completion]]:
+        async for completions in self.engine.turns(session):
+            yield completions
+
+    async def add_turn(
+        self, session: int, request: TokenRequest, sampling: SamplingSettings
+    ) -> None:
+        await self.engine.add_turn(session, request, sampling)
+
+    async def end_turns(self, session: int) -> None:
+        await self.engine.end_turns(session)
+
     async def init_weight_transfer_engine(self, request: Any) -> None:
         await self.engine.init_weight_transfer_engine(request)
 

@@ -30,6 +30,7 @@ class EngineGroup:
         self._start_engine = start_engine
         self._restarts_left = max_restarts
         self._repairs: dict[int, asyncio.Task[ActorHandle]] = {}
+        self._repairing = asyncio.Lock()
         self._resync: Callable[[], Awaitable[None]] | None = None
 
     def on_replaced(self, resync: Callable[[], Awaitable[None]]) -> None:
@@ -47,7 +48,7 @@ class EngineGroup:
         Requests of one prompt go to one engine (its prefix cache serves them), prompts in turn to
         every engine: which engine gets what depends on the order of `requests` alone.
         """
-        await self._repair()
+        await self.repair()
         by_id = {request.request_id: request for request in requests}
         queue: asyncio.Queue[list[Completion] | BaseException] = asyncio.Queue()
         shares = _shares(requests, len(self.engines))
@@ -104,11 +105,8 @@ class EngineGroup:
         error: Exception,
     ) -> None:
         try:
-            self._begin_repair(dead, error)
-            alive = [i for i in range(len(self.engines)) if i not in self._repairs]
-            if not alive:
-                await self._repair()
-                alive = [dead]
+            self.begin_repair(dead, error)
+            alive = await self.alive()
             logger.warning("engine %d died; %d requests are redone", dead, len(unfinished))
             shares = [unfinished[i :: len(alive)] for i in range(len(alive))]
             again = [
@@ -120,7 +118,12 @@ class EngineGroup:
         except Exception as failure:  # noqa: BLE001 - raised by generate(), in the caller's task
             queue.put_nowait(failure)
 
-    def _begin_repair(self, index: int, error: Exception) -> None:
+    def begin_repair(self, index: int, error: Exception) -> None:
+        """Start a replacement of a dead engine, if none is under way.
+
+        Raises:
+            WorkerError: if no replacement is left.
+        """
         if index in self._repairs:
             return
         if self._restarts_left == 0:
@@ -131,15 +134,23 @@ class EngineGroup:
         self._restarts_left -= 1
         self._repairs[index] = asyncio.create_task(self._start_engine(index))
 
-    async def _repair(self) -> None:
+    async def alive(self) -> list[int]:
+        """Indices of the engines that take requests; if there is none, those repaired."""
+        alive = [i for i in range(len(self.engines)) if i not in self._repairs]
+        if not alive:
+            await self.repair()
+        return alive or list(range(len(self.engines)))
+
+    async def repair(self) -> None:
         """Wait for engines under repair and give them the current weights."""
-        if not self._repairs:
-            return
-        for index, replacement in list(self._repairs.items()):
-            self.engines[index] = await replacement
-        self._repairs.clear()
-        if self._resync is not None:
-            await self._resync()
+        async with self._repairing:
+            if not self._repairs:
+                return
+            for index, replacement in list(self._repairs.items()):
+                self.engines[index] = await replacement
+            self._repairs.clear()
+            if self._resync is not None:
+                await self._resync()
 
 
 def _shares(requests: Sequence[GenerationRequest], num_engines: int) -> list[list[TokenRequest]]:

@@ -174,7 +174,12 @@ def _pair_scores(batch: PairBatch, parts: Sequence[tuple[Tensor, Tensor]]) -> Pa
     for pairs, values in parts:
         scores[pairs] = values.double()
     chosen, rejected = scores.numpy().T
-    return PairScores(chosen=chosen, rejected=rejected, data_sources=batch.data_sources)
+    return PairScores(
+        chosen=chosen,
+        rejected=rejected,
+        lengths=batch.loss_mask.sum(dim=1).view(-1, 2).T.double().numpy(),
+        data_sources=batch.data_sources,
+    )
 
 
 class ReferenceGroup(RankGroup):

@@ -67,6 +67,7 @@ def load_scalar_model(
             f"weights {', '.join(sorted(missing)) or 'of a linear layer score'}; give a causal "
             "model, or a sequence classifier made from one"
         )
+    model.config.architectures = [type(model).__name__]  # what it is from now on, when exported
     # Where a row is padded with it, Hugging Face reads the score before it.
     model.config.pad_token_id = load_tokenizer(config).pad_token_id
     _without_dropout(model)

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rewards.feature_head import FeatureHead
 from rewards.sequence_scorer import SequenceScorer, SpecialTokens
 from rlstack.data.packing import plan_microbatches
-from rlstack.errors import RewardError
 from workers.group import RankGroup
 
 
@@ -46,13 +44,6 @@ class RewardModelActor:
         import torch
 
         torch.set_num_threads(self.spec.threads)
-        for checkpoint in self.spec.checkpoints:
-            if FeatureHead.load(checkpoint) is not None:
-                raise RewardError(
-                    f"reward model {checkpoint!r} was trained with features of each response, and "
-                    "is given texts alone here; use the reward preference_model with "
-                    "params.features, or a model of text alone"
-                )
         self.models = [
             SequenceScorer(
                 checkpoint,

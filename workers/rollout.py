@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from transformers import AutoConfig, AutoTokenizer
@@ -26,6 +27,17 @@ from workers.specs import Completion, EngineSpec, EngineState, TokenRequest
 Finished = tuple[int, RequestOutput]
 """request_id and vLLM's final output"""
 
+Arrivals = asyncio.Queue[Finished | Exception | None]
+"""What ended, in order; None: nothing else will come."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """Turns under way."""
+
+    finished: Arrivals = field(default_factory=asyncio.Queue)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
 
 class RolloutEngine:
     """A vLLM AsyncLLM. Methods with vLLM's names are its weight-transfer control plane."""
@@ -33,6 +45,7 @@ class RolloutEngine:
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
         self.calls = 0
+        self.sessions: dict[int, _Session] = {}
 
     async def start(self) -> None:
         """Load the model and allocate the KV cache."""
@@ -78,7 +91,7 @@ class RolloutEngine:
             WorkerError: if vLLM's engine process died.
         """
         self.calls += 1
-        finished: asyncio.Queue[Finished | Exception] = asyncio.Queue()
+        finished: Arrivals = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
         try:
             version = int(await self.engine.get_weight_version())
@@ -86,7 +99,8 @@ class RolloutEngine:
             # what depends on the requests alone: the same call gives the same bits.
             await self.engine.pause_generation(mode="keep", clear_cache=True)
             for request in requests:
-                task = self._run(request, _sampling_params(sampling, seed=request.seed), finished)
+                unique_id = f"{self.calls}-{request.request_id}"
+                task = self._run(request, unique_id, sampling, finished)
                 tasks.append(asyncio.create_task(task))
             while self.engine.output_processor.get_num_unfinished_requests() < len(requests):
                 if not finished.empty():  # only a failure can finish while the scheduler is held
@@ -109,16 +123,59 @@ class RolloutEngine:
             for task in tasks:
                 task.cancel()
 
+    async def turns(self, session: int) -> AsyncIterator[list[Completion]]:
+        """Yield the completions of the turns that `add_turn` brings, until `end_turns`.
+
+        Turns join what is running: what is batched with what depends on when they come.
+
+        Raises:
+            WorkerError: if vLLM's engine process died.
+        """
+        # `add_turn` may come first.
+        members = self.sessions.setdefault(session, _Session())
+        try:
+            version = int(await self.engine.get_weight_version())
+            while True:
+                batch = [await members.finished.get()]
+                while not members.finished.empty():
+                    batch.append(members.finished.get_nowait())
+                done = [item for item in batch if item is not None]
+                yield [self._action(item, version=version) for item in done]
+                if len(done) < len(batch):
+                    break
+        except EngineDeadError as error:
+            raise WorkerError(f"vLLM's engine process died: {error}") from error
+        finally:
+            del self.sessions[session]
+            for task in members.tasks:
+                task.cancel()
+
+    async def add_turn(
+        self, session: int, request: TokenRequest, sampling: SamplingSettings
+    ) -> None:
+        """Begin to sample one turn; `turns` yields it."""
+        members = self.sessions.setdefault(session, _Session())
+        run = self._run(request, f"turn-{session}-{request.request_id}", sampling, members.finished)
+        task = asyncio.create_task(run)
+        members.tasks.add(task)
+        task.add_done_callback(members.tasks.discard)
+
+    async def end_turns(self, session: int) -> None:
+        """No more turns will come; those under way are given up."""
+        if session in self.sessions:
+            self.sessions[session].finished.put_nowait(None)
+
     async def _run(
         self,
         request: TokenRequest,
-        sampling: SamplingParams,
-        finished: "asyncio.Queue[Finished | Exception]",
+        unique_id: str,
+        sampling: SamplingSettings,
+        finished: Arrivals,
     ) -> None:
         prompt = TokensPrompt(prompt_token_ids=request.token_ids)
-        unique_id = f"{self.calls}-{request.request_id}"
+        params = _sampling_params(sampling, seed=request.seed)
         try:
-            async for output in self.engine.generate(prompt, sampling, request_id=unique_id):
+            async for output in self.engine.generate(prompt, params, request_id=unique_id):
                 if output.finished:
                     finished.put_nowait((request.request_id, output))
         except Exception as error:  # noqa: BLE001 - raised in generate(), where it is waited for
@@ -149,6 +206,14 @@ class RolloutEngine:
             finish_reason=FinishReason(response.finish_reason),
             policy_version=version,
         )
+
+    def _action(self, item: Finished | Exception, *, version: int) -> Completion:
+        """A completion whose text is what its tokens say: a stop string is part of it."""
+        completion = self._completion(item, version=version, has_text=True)
+        token_ids = completion.response_ids.tolist()
+        if token_ids and token_ids[-1] == self.tokenizer.eos_token_id:
+            token_ids.pop()
+        return replace(completion, text=self.tokenizer.decode(token_ids))
 
     # --- vLLM's weight-transfer control plane, driven by rank 0 of the trainer
 

@@ -10,12 +10,14 @@ from typing import Literal, cast
 
 from rewards.composition import RETRY_ATTEMPTS, Component, WeightSchedule, combine
 from rewards.load import RewardSpec, load_reward
+from rewards.registry import REWARD_MODEL
 from rlstack.config.reward import RewardComponent, RewardConfig
 from rlstack.errors import RewardError
 from rlstack.types import RewardRequest, Score
 from workers.scorer_dispatcher import Dispatcher
 from workers.scorer_lane import Call, Lane
 from workers.scorer_messages import Setup
+from workers.served_models import ServedModels
 
 Arrivals = Sequence["asyncio.Future[RewardRequest]"]
 _logger = logging.getLogger(__name__)
@@ -45,7 +47,10 @@ class ScorerPool:
         components = tuple(_component(c) for c in config.components)
         self._spec = RewardSpec(components=components, plugins=config.plugins, row_rewards=names)
         self._reward = reward = load_reward(self._spec)
-        indices = range(len(components))
+        # Judged by the worker group that `serve` is given.
+        self._served = [i for i, c in enumerate(components) if c.name == REWARD_MODEL]
+        self._models: ServedModels | None = None
+        indices = [index for index in range(len(components)) if index not in self._served]
         stateful = [index for index in indices if reward.is_stateful(index)]
         others = [index for index in indices if index not in stateful]
         self._batched = [index for index in others if reward.is_batched(index)]
@@ -72,6 +77,10 @@ class ScorerPool:
         self._numbers = count(len(components))
         lanes = (self._plain, self._concurrent, *self._stateful.values())
         self._dispatcher = Dispatcher([lane for lane in lanes if lane.num_processes], Path.cwd())
+
+    def serve(self, models: ServedModels) -> None:
+        """Let `models` judge the component `reward_model`; before anything is judged."""
+        self._models = models
 
     async def ready(self) -> None:
         """Wait until every process has built its rewards.
@@ -121,6 +130,8 @@ class ScorerPool:
         ]
         if self._batched:
             parts.append(self._judge_together(arrivals))
+        if self._served:
+            parts.append(self._judge_by_models(arrivals))
         parts.append(asyncio.gather(*(self._judge_alone(arrival) for arrival in arrivals)))
         columns = await asyncio.gather(*parts)
         return [
@@ -138,11 +149,14 @@ class ScorerPool:
                 await self._ask("snapshot", lane, index)
             except RewardError as error:
                 _logger.error("%s; the checkpoint has an older one, or none", error)
-        return {
+        states = {
             self._label(index): state
             for lane in self._stateful.values()
             for index, state in lane.snapshots.items()
         }
+        if self._models is not None:
+            states[REWARD_MODEL] = self._models.state()
+        return states
 
     async def restore(self, states: Mapping[str, bytes]) -> None:
         """Let the rewards go on from what `state` gave; one without a state there begins anew.
@@ -155,6 +169,8 @@ class ScorerPool:
                 state = states[self._label(index)]
                 await self._ask("restore", lane, index, state)
                 lane.snapshots[index] = state
+        if self._models is not None and REWARD_MODEL in states:
+            self._models.restore(states[REWARD_MODEL])
 
     def close(self) -> None:
         """End all processes at once; scores under way raise WorkerError.
@@ -169,6 +185,15 @@ class ScorerPool:
 
     async def _judge_together(self, arrivals: Arrivals) -> list[_Verdicts]:
         return await self._judge(self._batched, [await arrival for arrival in arrivals])
+
+    async def _judge_by_models(self, arrivals: Arrivals) -> list[_Verdicts]:
+        assert self._models is not None, "serve comes first"
+        requests = [await arrival for arrival in arrivals]
+        applicable = [i for i in self._served if self._spec.components[i].applies(requests[0])]
+        if not applicable:
+            return [{} for _ in requests]
+        scores = await self._models.judge(requests)
+        return [{self._spec.components[i].key: score for i in applicable} for score in scores]
 
     async def _judge_in_turn(self, index: int, arrivals: Arrivals) -> list[_Verdicts]:
         """In the order in which groups were asked for, which a resumed run repeats."""

@@ -1,24 +1,17 @@
-"""The driver's end of one scorer process: start it, talk to it, end it.
+"""The driver's end of one scorer process: start it, talk to it, end it."""
 
-It is started as a program of its own and not through `multiprocessing`: its fork copies the
-driver's threads' locks, and its spawn imports the driver's main module, with torch and ray, again.
-"""
-
-import os
-import signal
 import socket
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from workers.child_process import ChildProcess
 from workers.scorer_messages import Frames, Setup, frame
 
 _CHUNK = 1 << 18
 
 
-class ScorerProcess:
+class ScorerProcess(ChildProcess):
     """One process running `workers.scorer_process`, and our end of its connection.
 
     Nothing here waits: what cannot be sent at once is kept for `flush`.
@@ -30,33 +23,8 @@ class ScorerProcess:
         self._frames = Frames()
         self._unsent = bytearray()
         with theirs:
-            self._process = subprocess.Popen(
-                # -P: a file in the current folder must not shadow a module of ours.
-                # -u: what a reward prints is seen even if the process is killed.
-                [
-                    sys.executable,
-                    "-P",
-                    "-u",
-                    "-W",
-                    "ignore::SyntaxWarning",
-                    "-m",
-                    "workers.scorer_process",
-                    str(theirs.fileno()),
-                ],
-                # It must find the modules, plugins included, that we find.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-                cwd=directory,
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                # Ctrl-C is for the driver; and whatever a reward starts is ended with it.
-                process_group=0,
-            )
+            super().__init__("workers.scorer_process", theirs.fileno(), directory=directory)
         self.send(setup)
-
-    @property
-    def exit_code(self) -> int:
-        """Exit code of an ended process, or minus the signal that ended it."""
-        return self._process.wait()
 
     @property
     def has_unsent(self) -> bool:
@@ -93,14 +61,7 @@ class ScorerProcess:
             while self.socket.recv(_CHUNK):
                 pass
 
-    def kill(self) -> None:
-        """End it and everything it started."""
-        # Once it has been waited for, the process id may be somebody else's.
-        if self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-
     def release(self) -> None:
         """Wait for the end of a killed process and close the connection to it."""
-        self._process.wait()
+        super().release()
         self.socket.close()

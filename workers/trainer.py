@@ -211,6 +211,6 @@ class TrainerRank:
         if writer is not None:
             writer.finish()
             self.model.config.save_pretrained(directory)
-            if self.model.generation_config is not None:
+            if self.model.can_generate() and self.model.generation_config is not None:
                 self.model.generation_config.save_pretrained(directory)
             load_tokenizer(self.spec.model).save_pretrained(directory)

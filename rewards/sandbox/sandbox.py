@@ -8,7 +8,6 @@ import array
 import json
 import os
 import selectors
-import shutil
 import socket
 import struct
 import subprocess
@@ -18,6 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
 from rewards.sandbox import launch, memory
+from rewards.sandbox.inside.folders import remove_tree
 from rewards.sandbox.job import Job, Outcome, SandboxSettings
 
 _START_S = 20.0
@@ -119,7 +119,7 @@ class Sandbox:
             if self._process.stderr is not None:
                 self._process.stderr.close()
         if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove_tree(self._folder)
         self._process, self.control, self._folder = None, None, ""
 
     def _start(self) -> None:

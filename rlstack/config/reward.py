@@ -41,12 +41,39 @@ class RewardComponent(Frozen):
         return self.label or self.name
 
 
+class ScoreScale(Frozen):
+    """What a model's scores are known to have on ordinary responses."""
+
+    mean: float
+    std: float = Field(gt=0)
+
+
+class RewardModelsConfig(Frozen):
+    """Reward models as worker groups (`placement.reward_model`), for the component `reward_model`.
+
+    The keys mean what the parameters of the reward `preference_model` do.
+    """
+
+    checkpoints: tuple[str, ...] = Field(min_length=1)
+    """Folders or hub names of sequence classifiers with one label: the models of the ensemble."""
+    ensemble: Literal["mean", "min", "mean_minus_std"]
+    std_weight: float = Field(ge=0)
+    scale: Literal["none", "running"] | ScoreScale
+    max_tokens: int = Field(ge=1)
+    max_tokens_per_batch: int = Field(ge=1)
+    dtype: Literal["float32", "bfloat16"]
+    special_tokens: Literal["end", "tokenizer"]
+    features: tuple[str, ...]
+
+
 class RewardConfig(Frozen):
     """The reward of a rollout is the weighted sum of the components that can judge it."""
 
     components: tuple[RewardComponent, ...] = Field(min_length=1)
     plugins: tuple[str, ...]
-    """Modules or .py files that register rewards; every scorer process imports them itself."""
+    """Modules or .py files that register rewards or environments; every process imports them."""
+    model: RewardModelsConfig | None = None
+    """The models behind the component `reward_model`; `reward=model` sets it."""
     num_workers: int = Field(ge=1)
     """Processes that share the components that compute; async ones have one more, and each that
     remembers what it judged has its own."""
@@ -55,7 +82,7 @@ class RewardConfig(Frozen):
     timeout_s: float = Field(gt=0)
     """Longest a component may take for one rollout, or a batched one for a whole group."""
     memory_gib: float = Field(gt=0)
-    """Address space of one scorer process; beyond it a reward gets a MemoryError."""
+    """Address space of one scorer or environment process; beyond it there is a MemoryError."""
 
     def problems(self) -> list[Problem]:
         """Components that cannot stand beside each other."""
@@ -82,4 +109,9 @@ class RewardConfig(Frozen):
                     "'row' takes no params: the row chooses the reward; remove them, or list that "
                     "reward as a component"
                 )
+        names = {component.name for component in self.components}
+        if "reward_model" in names and self.model is None:
+            texts.append("'reward_model' needs reward.model, which is missing; use reward=model")
+        if "reward_model" not in names and self.model is not None:
+            texts.append("reward.model is for a component 'reward_model'; add {name: reward_model}")
         return [Problem(("reward.components",), text) for text in texts]

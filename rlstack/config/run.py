@@ -12,6 +12,7 @@ from rlstack.config.checkpoint import CheckpointConfig
 from rlstack.config.checks import nothing_to_train_on, trainer_problems
 from rlstack.config.critic import CriticConfig
 from rlstack.config.data import DataConfig
+from rlstack.config.environment import EnvironmentConfig, environment_problems
 from rlstack.config.model import ModelConfig
 from rlstack.config.placement import PlacementConfig
 from rlstack.config.reward import RewardConfig
@@ -52,6 +53,7 @@ class RLConfig(RunSchema):
     data: DataConfig
     placement: PlacementConfig
     rollout: RolloutConfig
+    environment: EnvironmentConfig | None = None
     trainer: TrainerConfig
     reward: RewardConfig
     critic: CriticConfig | None = None
@@ -72,6 +74,12 @@ class RLConfig(RunSchema):
             *_correction_problems(self.algorithm),
             *_evaluation_problems(self),
             *self.reward.problems(),
+            *environment_problems(
+                self.environment,
+                self.reward,
+                max_response_tokens=self.rollout.max_response_tokens,
+                response_key="rollout.max_response_tokens",
+            ),
             *self._trainers_problems(),
         ]
 
@@ -103,6 +111,7 @@ class EvalConfig(RunSchema):
     data: DataConfig
     placement: PlacementConfig
     rollout: RolloutConfig
+    environment: EnvironmentConfig | None = None
     reward: RewardConfig
     evaluation: EvaluationConfig
     tracking: TrackingConfig
@@ -112,6 +121,12 @@ class EvalConfig(RunSchema):
         found = _sampling_problems(self.evaluation)
         if not self.data.eval:
             found.append(Problem(("data.eval",), "is empty; name at least one source"))
+        found += environment_problems(
+            self.environment,
+            self.reward,
+            max_response_tokens=self.evaluation.max_response_tokens,
+            response_key="evaluation.max_response_tokens",
+        )
         return found + self.reward.problems()
 
 

@@ -1,13 +1,20 @@
-"""What every stage needs: clean stops, the versions of what computes."""
+"""What every stage needs: clean stops, the versions of what computes, environments."""
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from rlstack.config.run import EvalConfig, RLConfig
+from rlstack.data.observations import TurnRenderer, check_prompts
 from rlstack.errors import ConfigError
+from rlstack.protocols import RolloutEngines, Tokenizer
+from rlstack.types import Prompt
+from workers.engines import EngineGroup
+from workers.environments import EnvironmentPool
+from workers.episodes import EpisodeEngines
 
 LIBRARIES = ("torch", "deepspeed", "transformers", "ray")
 
@@ -52,3 +59,41 @@ def stop_signals() -> Iterator[asyncio.Event]:
     finally:
         for number in caught:
             loop.remove_signal_handler(number)
+
+
+@contextmanager
+def episodes(
+    config: RLConfig | EvalConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt]
+) -> Iterator[Callable[[EngineGroup], Awaitable[RolloutEngines]]]:
+    """What puts the run's environment before its engines; without one it leaves them as they are.
+
+    The environment's processes live as long as the context.
+
+    Raises:
+        RewardError: if a plugin, the environment or a parameter is wrong.
+        DataError: if a prompt is no conversation, or the chat template cannot continue one.
+    """
+
+    async def without(engines: EngineGroup) -> RolloutEngines:
+        return engines
+
+    environment = config.environment
+    if environment is None:
+        yield without
+        return
+    check_prompts(prompts)
+    renderer = TurnRenderer(
+        tokenizer,
+        max_prompt_tokens=config.data.max_prompt_tokens,
+        max_observation_tokens=environment.max_observation_tokens,
+    )
+    pool = EnvironmentPool(environment, config.reward)
+
+    async def with_environment(engines: EngineGroup) -> RolloutEngines:
+        await pool.ready()
+        return EpisodeEngines(engines, pool, renderer, max_turns=environment.max_turns)
+
+    try:
+        yield with_environment
+    finally:
+        pool.close()

@@ -13,11 +13,13 @@ from rlstack.data.dataset import load_prompts
 from rlstack.errors import ConfigError
 from rlstack.evaluation import evaluation_metrics
 from rlstack.rollout_log import write_rollouts
+from rlstack.stages.common import episodes
 from rlstack.tracking import Tracker
 from rlstack.types import SamplingSettings
 from workers.launch import LaunchSpec, launch
 from workers.loading import check_model, check_positions, is_model_directory, load_tokenizer
 from workers.scorer import ScorerPool
+from workers.served_models import ServedModels, reward_model_spec
 
 
 def run(config: EvalConfig) -> dict[str, float]:
@@ -38,6 +40,7 @@ async def _run(config: EvalConfig) -> dict[str, float]:
         row_rewards = {prompt.reward for prompt in prompts.prompts if prompt.reward}
         scorer = ScorerPool(config.reward, row_rewards=row_rewards)
         stack.callback(scorer.close)
+        with_environment = stack.enter_context(episodes(config, tokenizer, prompts.prompts))
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "config.yaml").write_text(dump(config))
         tracker = stack.enter_context(
@@ -50,17 +53,20 @@ async def _run(config: EvalConfig) -> dict[str, float]:
             model=model,
             seed=config.seed,
             rollout=config.rollout,
+            reward_models=reward_model_spec(config.reward.model) if config.reward.model else None,
             max_prompt_tokens=config.data.max_prompt_tokens,
             max_response_tokens=settings.max_response_tokens,
             ray_address=config.ray_address,
         )
         workers = await stack.enter_async_context(launch(spec))
         assert workers.engines is not None
+        if workers.reward_models is not None and config.reward.model is not None:
+            scorer.serve(ServedModels(workers.reward_models, config.reward.model))
         await scorer.ready()
         tracker.phase("evaluation")
         groups = await sample_groups(
             prompts.prompts,
-            engines=workers.engines,
+            engines=await with_environment(workers.engines),
             scorer=scorer,
             num_samples=settings.num_samples,
             sampling=SamplingSettings(

@@ -15,7 +15,7 @@ from rlstack.data.sampler import PromptSampler, SamplerState
 from rlstack.protocols import Trained
 from rlstack.report import write_report
 from rlstack.rollout_log import write_rollouts
-from rlstack.stages.common import check_unused, library_versions, stop_signals
+from rlstack.stages.common import check_unused, episodes, library_versions, stop_signals
 from rlstack.stages.rl_roles import check_roles, chosen_filtration, launch_spec
 from rlstack.timeline import Timeline
 from rlstack.tracking import Tracker
@@ -27,6 +27,7 @@ from workers.loading import (
     load_tokenizer,
 )
 from workers.scorer import ScorerPool
+from workers.served_models import ServedModels
 
 
 @dataclass(kw_only=True)
@@ -67,9 +68,11 @@ async def _run(config: RLConfig) -> RunSummary:
         curriculum=config.data.curriculum,
     )
     async with AsyncExitStack() as stack:
-        row_rewards = {p.reward for p in (*train.prompts, *held_out.prompts) if p.reward}
+        prompts = (*train.prompts, *held_out.prompts)
+        row_rewards = {p.reward for p in prompts if p.reward}
         scorer = ScorerPool(config.reward, row_rewards=row_rewards)
         stack.callback(scorer.close)
+        with_environment = stack.enter_context(episodes(config, tokenizer, prompts))
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "config.yaml").write_text(dump(config))
         tracker = stack.enter_context(
@@ -84,13 +87,15 @@ async def _run(config: RLConfig) -> RunSummary:
         assert workers.policy
         assert workers.engines
         assert workers.reallocator
+        if workers.reward_models is not None and config.reward.model is not None:
+            scorer.serve(ServedModels(workers.reward_models, config.reward.model))
         stop = stack.enter_context(stop_signals())  # after Ray, which sets handlers of its own
         await scorer.ready()
         timeline = Timeline(run_dir, on_span=tracker.span)
         controller = Controller(
             config,
             Roles(
-                engines=workers.engines,
+                engines=await with_environment(workers.engines),
                 scorer=scorer,
                 policy=workers.policy,
                 reference=workers.reference,

@@ -8,6 +8,7 @@ from rlstack.errors import ConfigError
 from rlstack.protocols import Filtration
 from workers.launch import LaunchSpec
 from workers.loading import check_model, check_scalar_model, load_tokenizer, same_tokens
+from workers.served_models import reward_model_spec
 from workers.specs import TrainedRole
 
 
@@ -34,6 +35,7 @@ def launch_spec(config: RLConfig) -> LaunchSpec:
         ),
         critic=critic,
         reference=reference_model(config),
+        reward_models=reward_model_spec(config.reward.model) if config.reward.model else None,
         rollout=config.rollout,
         max_prompt_tokens=config.data.max_prompt_tokens,
         max_response_tokens=longest,

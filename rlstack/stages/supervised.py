@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from rlstack.batch import Rows
 from rlstack.checkpoint import Checkpoints, RunState, improves, write_folder
@@ -53,8 +53,10 @@ class Learner(Generic[SampleT, BatchT]):
     collate: Callable[[Sequence[SampleT]], BatchT]
     update: Callable[[BatchT], Awaitable[Metrics]]
     """One optimizer step on the whole batch."""
-    evaluate: Callable[[BatchT], Awaitable[Metrics]]
-    """Metrics `eval/...` of held-out samples, without learning from them; any number of rows."""
+    evaluate: Callable[[BatchT], Awaitable[Any]]
+    """What is measured of held-out samples, without learning from them; any number of rows."""
+    summarize: Callable[[Sequence[Any]], Metrics] = merge
+    """Metrics `eval/...` of everything that `evaluate` has returned; metrics are added up."""
     prepare: Callable[[], Awaitable[None]] | None = None
     """Once, before weights are restored: what must be computed with those of the start."""
 
@@ -274,7 +276,7 @@ class Training(Generic[SampleT, BatchT]):
             await self.learner.evaluate(self.learner.collate(self.held_out[start : start + rows]))
             for start in range(0, len(self.held_out), rows)
         ]
-        return merge(parts)
+        return self.learner.summarize(parts)
 
     def _is_best(self, step: int, values: dict[str, float]) -> bool:
         metric = self.config.checkpoint.keep_best

@@ -8,8 +8,10 @@ import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from rewards.environments.registry import bind, register_environments
 from rlstack.config.algorithm import GSPOLoss, PPOClipLoss
 from rlstack.config.load import dump, parse
+from rlstack.config.reward_model import RewardModelConfig
 from rlstack.config.rounds import DPOConfig, RejectionSamplingConfig
 from rlstack.config.run import EvalConfig, RLConfig, RunSchema
 from rlstack.config.supervised import SFTConfig
@@ -21,12 +23,14 @@ VARIANTS = sorted(
     f"algorithm/{path.parent.name}={path.stem}" for path in (CONF / "algorithm").glob("*/*.yaml")
 )
 REWARDS = sorted(path.stem for path in (CONF / "reward").glob("*.yaml"))
+ENVIRONMENTS = sorted({p.stem for p in (CONF / "environment").glob("*.yaml")} - {"default"})
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 SCHEMAS: dict[str, type[RunSchema]] = {
     "rl": RLConfig,
     "sft": SFTConfig,
     "dpo": DPOConfig,
     "rejection_sampling": RejectionSamplingConfig,
+    "reward_model": RewardModelConfig,
     "eval": EvalConfig,
 }
 SOURCE = "{type: file, path: rows.jsonl}"
@@ -55,7 +59,7 @@ def problems(values: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_parses(name: str) -> None:
-    command = "sft" if name.startswith("sft") else "rl"
+    command = next((c for c in ("sft", "reward_model") if name.startswith(c)), "rl")
     values = composed(command, f"experiment={name}", "model.path=m")
     config = parse(SCHEMAS[command], values)
     assert parse(SCHEMAS[command], yaml.safe_load(dump(config))) == config
@@ -70,8 +74,25 @@ def test_every_algorithm_and_each_of_its_variants_parses(override: str) -> None:
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_every_reward_recipe_parses_and_its_saved_form_too(name: str) -> None:
-    config = parse(RLConfig, rl_values(f"reward={name}"))
+    environment = ["environment=reasoning_gym_retry"] if name == "environment" else []
+    config = parse(RLConfig, rl_values(f"reward={name}", *environment))
     assert parse(RLConfig, yaml.safe_load(dump(config))) == config
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+@pytest.mark.parametrize("command", ["rl", "eval"])
+def test_every_environment_parses_and_exists(command: str, name: str) -> None:
+    source = f"data.{'train' if command == 'rl' else 'eval'}=[{SOURCE}]"
+    overrides = [source, f"environment={name}", "model.path=m", "evaluation.every=0"]
+    config = parse(SCHEMAS[command], composed(command, *overrides))
+    assert isinstance(config, RLConfig | EvalConfig)
+    assert config.environment is not None
+    register_environments()
+    bind(config.environment.name, config.environment.params)
+
+
+def test_without_an_environment_there_is_none() -> None:
+    assert parse(RLConfig, rl_values()).environment is None
 
 
 @pytest.mark.parametrize(
@@ -264,6 +285,11 @@ def test_a_key_inside_a_list_is_named_as_typed() -> None:
         (
             ["algorithm=remax", "algorithm.dynamic_sampling.enabled=true"],
             "algorithm.dynamic_sampling.enabled: drops every group whose rewards are all equal",
+        ),
+        (["reward=environment"], "reward.components: 'environment' needs one; choose environment="),
+        (
+            ["environment=python_tool", "environment.max_observation_tokens=1024"],
+            "environment.max_observation_tokens: 1024 leaves no room for another action",
         ),
         (["trainer.max_tokens_per_microbatch=100"], "trainer.max_tokens_per_microbatch: 100 is"),
         (["trainer.offload_parameters=true"], "trainer.offload_parameters: needs"),

@@ -16,7 +16,8 @@ from transformers import (
     Qwen2ForSequenceClassification,
 )
 
-from rewards.preference_model import PreferenceModel, RunningScale, combine, normalise
+from rewards.ensemble import RunningScale, combine, normalise
+from rewards.preference_model import PreferenceModel
 from rewards.registry import build
 from rewards.sequence_scorer import SequenceScorer, token_batches
 from rlstack.errors import RewardError

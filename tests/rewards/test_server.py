@@ -15,7 +15,7 @@ from rewards.registry import build
 from rewards.server import check_exposure, create_app
 from rewards.wire import Format
 from rlstack.errors import RewardError
-from rlstack.types import FinishReason, RewardRequest, Score
+from rlstack.types import FinishReason, RewardRequest, Score, Turn, TurnRecord
 
 TOKEN = "a-long-token"
 MAX_BYTES, MAX_REQUESTS = 20_000, 8
@@ -74,6 +74,10 @@ def test_a_group_goes_through_the_client_and_comes_back(
             metadata={"cases": [{"stdin": "1"}]},
             response_tokens=3,
             finish_reason=FinishReason.LENGTH,
+            turns=(
+                TurnRecord(action="call", end=2, answer=Turn(observation="é", role="tool")),
+                TurnRecord(action=response, end=3, answer=None),
+            ),
         )
         for response, reference in [("7", "7"), ("8", "7"), ("", None)]
     ]

@@ -48,7 +48,7 @@ def run_line(line: str, folder: Path) -> str:
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:
     assert {kind for kind, _ in BLOCKS} == {"bash", "python", "jsonl", "yaml", "toml"}
-    assert len(COMMANDS) == 1
+    assert len(COMMANDS) == 2
 
 
 def test_files_and_commands_work_in_their_order(tmp_path: Path) -> None:

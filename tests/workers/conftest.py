@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlstack.config.environment import EnvironmentConfig
 from rlstack.config.model import ModelConfig
 from rlstack.config.placement import PlacementConfig
+from rlstack.config.reward import RewardComponent, RewardConfig
 from rlstack.config.rollout import RolloutConfig
 from rlstack.config.trainer import ScheduleConfig, TrainerConfig
 from rlstack.types import GenerationRequest, Prompt, Rollout, SamplingSettings
 from tests.tiny_model import write_tiny_model
+from workers.environments import EnvironmentPool
 from workers.launch import LaunchSpec, Roles, launch
 from workers.specs import TrainedRole
 
@@ -165,3 +168,24 @@ async def generate(roles: Roles, requests: list[GenerationRequest]) -> dict[int,
         assert request_id not in found, "a request was answered twice"
         found[request_id] = rollout
     return found
+
+
+def environment_pool(
+    name: str, params: dict[str, Any], *, plugins: tuple[str, ...] = (), timeout_s: float = 10.0
+) -> EnvironmentPool:
+    config = EnvironmentConfig(
+        name=name,
+        params=params,
+        max_turns=5,
+        max_observation_tokens=64,
+        timeout_s=timeout_s,
+        num_workers=2,
+    )
+    reward = RewardConfig(
+        components=(RewardComponent(name="environment"),),
+        plugins=plugins,
+        num_workers=1,
+        timeout_s=1.0,
+        memory_gib=16,
+    )
+    return EnvironmentPool(config, reward)

@@ -11,19 +11,36 @@ import pytest
 import ray
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from rlstack.batch import SFTBatch, TokenBatch, collate
+from rlstack.data.observations import TurnRenderer
+from rlstack.data.rendering import render_prompt
 from rlstack.planning.phases import Transport
-from rlstack.types import Group, Phase, Score
+from rlstack.types import (
+    Example,
+    FinishReason,
+    GenerationRequest,
+    Group,
+    Message,
+    Phase,
+    Prompt,
+    Rollout,
+    SamplingSettings,
+    Score,
+)
 from tests.workers.conftest import (
+    MAX_PROMPT_TOKENS,
+    MAX_RESPONSE_TOKENS,
     Stack,
+    environment_pool,
     generate,
     launch_spec,
     make_prompts,
     make_requests,
     running_stack,
 )
+from workers.episodes import EpisodeEngines
 
 pytestmark = [pytest.mark.real_stack, pytest.mark.timeout(600)]
 
@@ -209,3 +226,116 @@ def test_an_engine_that_dies_is_replaced_and_nothing_is_counted_twice(stack: Sta
             assert rollout.policy_versions[0] == 400
 
     stack.run(scenario())
+
+
+LETTERS = tuple("abcdefghijklmnopqrstuvwxyz0123456789")
+
+ECHO = """
+from rewards.environments.registry import register_environment
+from rlstack.types import Task, Turn
+
+@register_environment("echo")
+class Echo:
+    def __init__(self, *, turns: int) -> None:
+        self.turns = turns
+
+    def reset(self, task: Task) -> str:
+        self.past = 0
+        return f"seed {task.seed}"
+
+    def step(self, action: str) -> Turn:
+        self.past += 1
+        observation = f"{self.past}{action[-1:]}"
+        return Turn(observation=observation, done=self.past == self.turns, reward=0.5)
+"""
+
+
+@pytest.fixture(scope="session")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("plugins") / "echo.py"
+    path.write_text(ECHO)
+    return str(path)
+
+
+def chat_prompts(tokenizer: PreTrainedTokenizerFast, count: int) -> list[Prompt]:
+    examples = [
+        Example(
+            example_id=str(index),
+            data_source="chat",
+            messages=(Message(role="user", content=f"say {index}"),),
+        )
+        for index in range(count)
+    ]
+    return [render_prompt(e, tokenizer=tokenizer, system_prompt=None) for e in examples]
+
+
+async def play(engines: EpisodeEngines, requests: list[GenerationRequest]) -> dict[int, Rollout]:
+    sampling = SamplingSettings(
+        temperature=0.8, max_response_tokens=MAX_RESPONSE_TOKENS, stop=LETTERS
+    )
+    return {number: rollout async for number, rollout in engines.generate(requests, sampling)}
+
+
+def test_episodes_train_on_what_the_engine_sampled(stack: Stack, echo: str, tmp_path: Path) -> None:
+    """Three turns a rollout: logprobs of the sampled tokens against transformers on whole rows."""
+    tokenizer = AutoTokenizer.from_pretrained(stack.spec.model.path)
+    renderer = TurnRenderer(
+        tokenizer, max_prompt_tokens=MAX_PROMPT_TOKENS, max_observation_tokens=8
+    )
+    pool = environment_pool("echo", {"turns": 3}, plugins=(echo,))
+    requests = make_requests(chat_prompts(tokenizer, 4), num_samples=8)
+
+    async def scenario() -> dict[int, Rollout]:
+        assert stack.roles.engines is not None
+        assert stack.roles.policy is not None
+        assert stack.roles.reallocator is not None
+        await stack.roles.reallocator.enter(Phase.GENERATE, version=500)
+        await stack.roles.policy.export(tmp_path)
+        await pool.ready()
+        engines = EpisodeEngines(stack.roles.engines, pool, renderer, max_turns=5)
+        return await play(engines, requests)
+
+    try:
+        found = stack.run(scenario())
+    finally:
+        pool.close()
+    assert sorted(found) == list(range(len(requests)))
+    for rollout in found.values():
+        assert set(rollout.policy_versions.tolist()) == {500}
+        assert_every_token_is_accounted_for(rollout, tokenizer)
+        expected = logprobs_of_row(tmp_path, rollout)
+        np.testing.assert_allclose(rollout.logprobs, expected, atol=1e-4, rtol=0)
+    last_tokens = [r.response_ids[turn.end - 1] for r in found.values() for turn in r.turns]
+    assert tokenizer.eos_token_id in last_tokens  # others were ended by a stop string
+    finished = [r for r in found.values() if r.finish_reason is FinishReason.STOP]
+    assert len(finished) > len(found) / 2
+    assert all(len(rollout.turns) == 3 for rollout in finished)
+
+
+def assert_every_token_is_accounted_for(
+    rollout: Rollout, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Actions as they were sampled, and between them what the template writes."""
+    ids, start = rollout.response_ids, 0
+    for turn in rollout.turns:
+        text = tokenizer.decode(ids[start : turn.end]).removesuffix(tokenizer.eos_token)
+        assert text == turn.action
+        assert rollout.loss_mask[start : turn.end].all()
+        start = turn.end
+        if turn is not rollout.turns[-1]:
+            assert turn.answer is not None
+            observation = tokenizer.encode(f"\n{turn.answer.observation}\n")
+            start += len(observation)
+            assert ids[turn.end : start].tolist() == observation
+            assert not rollout.loss_mask[turn.end : start].any()
+    assert start == len(ids)
+
+
+def logprobs_of_row(model_path: Path, rollout: Rollout) -> Tensor:
+    """Float32 [R] by transformers, prompt and response in one pass; 0 on observations."""
+    model = AutoModelForCausalLM.from_pretrained(model_path)
+    row = torch.tensor([*rollout.prompt.token_ids.tolist(), *rollout.response_ids.tolist()])
+    with torch.no_grad():
+        logprobs = (model(row[None]).logits[0] / 0.8).log_softmax(-1)
+    chosen = logprobs[:-1].gather(1, row[1:, None]).squeeze(1)[-len(rollout.response_ids) :]
+    return torch.where(torch.from_numpy(rollout.loss_mask), chosen, 0.0)

@@ -20,7 +20,6 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import struct
@@ -32,6 +31,7 @@ from typing import Any
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import candidate
+import folders
 import judge
 import kernel
 
@@ -131,7 +131,8 @@ def _keep(
     if not contained:
         _end_descendants()
         if folder != _TMP:
-            shutil.rmtree(folder, ignore_errors=True)
+            # What is left by then goes when the sandbox is closed.
+            folders.remove_tree(folder, within_s=0.3)
     reply["seconds"] = time.monotonic() - started
     control.sendall(json.dumps(reply).encode())
     return False

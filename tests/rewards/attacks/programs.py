@@ -537,7 +537,7 @@ ATTACKS: list[tuple[str, str, str]] = [
         + "import ctypes\nif ctypes.CDLL(None).syscall(425, 8, b'\\0' * 120) >= 0: print('ring')",
     ),
     # Raised inside the tests, these end a loop as if it had come to its end
-    ("raise_stop_iteration", "ends the loop of the tests", "def solve(n): raise StopIteration"),
+    ("stop_iteration_in_loop", "ends the loop of the tests", "def solve(n): raise StopIteration"),
     (
         "raise_stop_async_iteration",
         "ends an async loop of the tests",
@@ -559,7 +559,7 @@ ATTACKS: list[tuple[str, str, str]] = [
         "import os\ndef solve(n):\n    data = b'[[' + b'[],' * 5000000 + b'[]]]\\n'\n    while data: data = data[os.write(4, data[:65536]):]",
     ),
     (
-        "endless_result",
+        "endless_reply_line",
         "a result without an end",
         "import os\ndef solve(n):\n    while True: os.write(4, b'[' * 65536)",
     ),
@@ -607,5 +607,17 @@ ATTACKS: list[tuple[str, str, str]] = [
         "children that are stopped when they are to be killed",
         _RUN_FIRST
         + "import os, signal\nwhile True:\n    try:\n        if os.fork() == 0: os.setsid(); os.kill(os.getpid(), signal.SIGSTOP)\n    except OSError: pass",
+    ),
+    (
+        "deep_folders",
+        "folders nested deeper than whoever removes them can go",
+        _RUN_FIRST
+        + "import os\ntry:\n    while True: os.mkdir('d'); os.chdir('d')\nexcept OSError: pass",
+    ),
+    (
+        "closed_folders",
+        "folders that nobody may enter",
+        _RUN_FIRST
+        + "import os\nos.makedirs('a/b/c')\nopen('a/b/f', 'w').close()\nos.symlink('/etc', 'a/b/s')\nos.chmod('a/b', 0)\nos.chmod('a', 0)",
     ),
 ]

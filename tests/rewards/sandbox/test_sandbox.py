@@ -91,6 +91,24 @@ def test_pages_that_processes_share_count_once(sandbox: Sandbox) -> None:
     assert sandbox.run(Job(files={"main.py": text})).stdout == b"done\n"
 
 
+def test_folders_of_any_depth_are_removed(sandbox: Sandbox) -> None:
+    deep = "import os\nfor i in range(2500): os.mkdir('d'); os.chdir('d')\nos.chmod('.', 0)"
+    sandbox.run(Job(files={"main.py": deep + "\nopen('/dev/null')"}))
+    assert run(sandbox, "import os; print(os.listdir('.'))") == "['main.py']\n"
+
+
+def test_what_a_program_left_goes_when_the_sandbox_is_closed() -> None:
+    if READABLE_PYTHON and not Path(READABLE_PYTHON).exists():
+        pytest.skip(f"as root this mode needs {READABLE_PYTHON}")
+    settings = SandboxSettings(mode="rlimits", limits=SMALL, python=READABLE_PYTHON)
+    sandbox = Sandbox(settings)
+    sandbox.run(Job(files={"main.py": "import os\nwhile True: os.mkdir('d'); os.chdir('d')"}))
+    folder = Path(sandbox._folder)
+    assert folder.is_dir()
+    sandbox.close()
+    assert not folder.exists()
+
+
 def test_a_fork_bomb_is_ended_whole(sandbox: Sandbox) -> None:
     bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
     before = {process.pid for process in psutil.process_iter()}
