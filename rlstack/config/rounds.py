@@ -30,6 +30,9 @@ class SampledConfig(SupervisedConfig):
             )
             keys = ("rollout.max_response_tokens", "max_response_tokens")
             found.append(Problem(keys, text))
+        if self.reward.model is not None:
+            text = "is served by rlstack rl alone so far; use the reward preference_model or judge"
+            found.append(Problem(("reward.model",), text))
         if self.rounds and self.total_steps is not None:
             text = "is for data that are there before the run; with rounds set epochs"
             found.append(Problem(("total_steps", "rounds"), text))

@@ -21,6 +21,7 @@ from tests.workers.conftest import (
     Stack,
     launch_spec,
     make_prompts,
+    model_config,
     running_stack,
     trainer_config,
 )
@@ -43,13 +44,15 @@ def vowels(request: RewardRequest) -> float:
 
 
 @pytest.fixture(scope="module")
-def stack(tied_model: Path) -> Iterator[Stack]:
-    """With a reference and a critic; algorithms that need none do not call them."""
+def stack(tied_model: Path, untied_model: Path) -> Iterator[Stack]:
+    """With a critic and another model as the reference; not every algorithm calls them."""
     spec = launch_spec(tied_model, zero_stage=0)  # the other stages are in test_stack
     role = TrainedRole(
         model=spec.model, trainer=trainer_config(learning_rate=1e-4), total_updates=1
     )
-    yield from running_stack(replace(spec, policy=role, critic=role, reference=spec.model))
+    yield from running_stack(
+        replace(spec, policy=role, critic=role, reference=model_config(untied_model))
+    )
 
 
 @pytest.fixture(scope="module")
