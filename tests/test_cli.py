@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     found = rlstack("--help", cwd=tmp_path)
     assert found.returncode == 0
     for command in ("quickstart", "rl", "sft", "reward_model", "dpo", "rejection_sampling", "eval"):
-        assert f"\n  {command} " in found.stdout
+        assert re.search(rf"^  {command}\s", found.stdout, re.MULTILINE)
 
 
 def test_a_commands_help_lists_groups_and_keys(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, Protocol, cast
 
 from rewards.composition import RETRY_ATTEMPTS, Component, WeightSchedule, combine
 from rewards.load import RewardSpec, load_reward
@@ -17,12 +17,21 @@ from rlstack.types import RewardRequest, Score
 from workers.scorer_dispatcher import Dispatcher
 from workers.scorer_lane import Call, Lane
 from workers.scorer_messages import Setup
-from workers.served_models import ServedModels
 
 Arrivals = Sequence["asyncio.Future[RewardRequest]"]
 _logger = logging.getLogger(__name__)
 _Verdicts = dict[str, Score]
 """By component label."""
+
+
+class GroupJudge(Protocol):
+    """Who judges the component `reward_model`: `workers.served_models.ServedModels`."""
+
+    async def judge(self, arrivals: Arrivals) -> list[Score]: ...
+
+    def state(self) -> bytes: ...
+
+    def restore(self, state: bytes) -> None: ...
 
 
 class ScorerPool:
@@ -49,7 +58,7 @@ class ScorerPool:
         self._reward = reward = load_reward(self._spec)
         # Judged by the worker group that `serve` is given.
         self._served = [i for i, c in enumerate(components) if c.name == REWARD_MODEL]
-        self._models: ServedModels | None = None
+        self._models: GroupJudge | None = None
         indices = [index for index in range(len(components)) if index not in self._served]
         stateful = [index for index in indices if reward.is_stateful(index)]
         others = [index for index in indices if index not in stateful]
@@ -78,7 +87,7 @@ class ScorerPool:
         lanes = (self._plain, self._concurrent, *self._stateful.values())
         self._dispatcher = Dispatcher([lane for lane in lanes if lane.num_processes], Path.cwd())
 
-    def serve(self, models: ServedModels) -> None:
+    def serve(self, models: GroupJudge) -> None:
         """Let `models` judge the component `reward_model`; before anything is judged."""
         self._models = models
 
@@ -188,12 +197,12 @@ class ScorerPool:
 
     async def _judge_by_models(self, arrivals: Arrivals) -> list[_Verdicts]:
         assert self._models is not None, "serve comes first"
-        requests = [await arrival for arrival in arrivals]
-        applicable = [i for i in self._served if self._spec.components[i].applies(requests[0])]
-        if not applicable:
-            return [{} for _ in requests]
-        scores = await self._models.judge(requests)
-        return [{self._spec.components[i].key: score for i in applicable} for score in scores]
+        scores = await self._models.judge(arrivals)
+        components = [self._spec.components[index] for index in self._served]
+        return [
+            {c.key: score for c in components if c.applies(arrival.result())}
+            for arrival, score in zip(arrivals, scores, strict=True)
+        ]
 
     async def _judge_in_turn(self, index: int, arrivals: Arrivals) -> list[_Verdicts]:
         """In the order in which groups were asked for, which a resumed run repeats."""

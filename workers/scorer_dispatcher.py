@@ -230,6 +230,7 @@ class Dispatcher:
         with suppress(KeyError):
             self._selector.unregister(driven.process.socket)
         driven.process.release()
+        driven.gone = True  # the same call of select may have told of it twice
         self._lanes[lane].remove(driven)
         self._start(lane)
         if not lane.stateful:

@@ -1,7 +1,9 @@
 """The component `reward_model` of a reward, judged by the worker group."""
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import Literal
 
 from ray.exceptions import RayError
@@ -31,11 +33,18 @@ def reward_model_spec(config: RewardModelsConfig) -> RewardModelSpec:
     )
 
 
+Arrivals = Sequence["asyncio.Future[RewardRequest]"]
+
+GROUPS_PER_CALL = 8
+"""Groups that are judged together: enough to fill batches, few enough to judge while others are
+still being generated."""
+
+
 class ServedModels:
     """Judges groups of rollouts by the running models.
 
-    While a call is under way, the groups that arrive wait and go together in the next: batches are
-    as full as the time allows.
+    Groups are judged in the order in which they were asked for, always as many together: what a
+    padded batch holds changes the last bits of a score, and a resumed run must repeat them.
     """
 
     def __init__(self, group: RewardModelGroup, config: RewardModelsConfig) -> None:
@@ -53,18 +62,19 @@ class ServedModels:
             std_weight=config.std_weight,
             scale=scale,
         )
-        self._waiting: list[tuple[Sequence[RewardRequest], asyncio.Future[list[Score]]]] = []
+        self._waiting: deque[tuple[Arrivals, asyncio.Future[list[Score]]]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    async def judge(self, requests: Sequence[RewardRequest]) -> list[Score]:
-        """A score for each.
+    async def judge(self, arrivals: Arrivals) -> list[Score]:
+        """A score for each rollout of a group, when all have arrived.
 
         Raises:
             WorkerError: if a rank of the models died.
         """
         future: asyncio.Future[list[Score]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((requests, future))
+        self._waiting.append((arrivals, future))
         if self._worker is None or self._worker.done():
+            # It begins after all groups that are asked for at the same time.
             self._worker = asyncio.ensure_future(self._work())
         return await future
 
@@ -78,21 +88,35 @@ class ServedModels:
 
     async def _work(self) -> None:
         while self._waiting:
-            taken, self._waiting = self._waiting, []
-            try:
-                scores = await self._scores([r for requests, _ in taken for r in requests])
-            except WorkerError as error:
-                for _, future in taken:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            start = 0
-            for requests, future in taken:
-                if not future.done():  # its group was given up
-                    future.set_result(scores[start : start + len(requests)])
-                start += len(requests)
+            count = min(GROUPS_PER_CALL, len(self._waiting))
+            groups: list[tuple[list[RewardRequest], asyncio.Future[list[Score]]]] = []
+            for arrivals, future in [self._waiting.popleft() for _ in range(count)]:
+                found = await asyncio.gather(*arrivals, return_exceptions=True)
+                requests = [one for one in found if isinstance(one, RewardRequest)]
+                if len(requests) == len(found):
+                    groups.append((requests, future))
+                else:  # generation failed, and whoever asked was told
+                    future.cancel()
+            await self._resolve(groups)
+
+    async def _resolve(
+        self, groups: Sequence[tuple[list[RewardRequest], "asyncio.Future[list[Score]]"]]
+    ) -> None:
+        try:
+            scores = iter(await self._scores([r for requests, _ in groups for r in requests]))
+        except WorkerError as error:
+            for _, future in groups:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for requests, future in groups:
+            found = list(islice(scores, len(requests)))
+            if not future.done():  # its group was given up
+                future.set_result(found)
 
     async def _scores(self, requests: Sequence[RewardRequest]) -> list[Score]:
+        if not requests:
+            return []
         prompts, responses = [r.prompt for r in requests], [r.response for r in requests]
         try:
             async with self._group.turn:

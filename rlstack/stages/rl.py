@@ -12,7 +12,7 @@ from rlstack.controller import Controller, Roles
 from rlstack.data.dataset import load_prompts
 from rlstack.data.held_out import without_held_out
 from rlstack.data.sampler import PromptSampler, SamplerState
-from rlstack.protocols import Trained
+from rlstack.protocols import Filtration, Trained
 from rlstack.report import write_report
 from rlstack.rollout_log import write_rollouts
 from rlstack.stages.common import check_unused, episodes, library_versions, stop_signals
@@ -21,6 +21,7 @@ from rlstack.timeline import Timeline
 from rlstack.tracking import Tracker
 from rlstack.types import Prompt
 from workers.launch import launch
+from workers.launch_spec import LaunchSpec
 from workers.loading import (
     check_model,
     check_positions,
@@ -50,15 +51,7 @@ def run(config: RLConfig) -> RunSummary:
 
 async def _run(config: RLConfig) -> RunSummary:
     run_dir = Path(config.run_dir)
-    if config.resume is None:
-        check_unused(run_dir, command="rl")
-    # Everything a user can get wrong is checked here, before any process starts.
-    spec = launch_spec(config)
-    check_model(config.model)
-    check_roles(config)
-    filtration = chosen_filtration(config)
-    check_adapters(config.model, config.trainer.lora, key="trainer.lora")
-    check_positions(config.model, longest_row=spec.max_prompt_tokens + spec.max_response_tokens)
+    spec, filtration = _checked(config)
     tokenizer = load_tokenizer(config.model)
     held_out = load_prompts(config.data.eval, tokenizer, config=config.data)
     train = load_prompts(config.data.train, tokenizer, config=config.data)
@@ -94,17 +87,18 @@ async def _run(config: RLConfig) -> RunSummary:
         stop = stack.enter_context(stop_signals())  # after Ray, which sets handlers of its own
         await scorer.ready()
         timeline = Timeline(run_dir, on_span=tracker.span)
+        roles = Roles(
+            engines=await with_environment(workers.engines),
+            scorer=scorer,
+            policy=workers.policy,
+            reference=workers.reference,
+            critic=workers.critic,
+            filtration=filtration,
+            reallocator=workers.reallocator,
+        )
         controller = Controller(
             config,
-            Roles(
-                engines=await with_environment(workers.engines),
-                scorer=scorer,
-                policy=workers.policy,
-                reference=workers.reference,
-                critic=workers.critic,
-                filtration=filtration,
-                reallocator=workers.reallocator,
-            ),
+            roles,
             sampler=sampler,
             pad_token_id=tokenizer.pad_token_id,
             timeline=timeline,
@@ -113,6 +107,18 @@ async def _run(config: RLConfig) -> RunSummary:
         await training.run(stop)
     training.summary.report = write_report(run_dir)
     return training.summary
+
+
+def _checked(config: RLConfig) -> tuple[LaunchSpec, Filtration | None]:
+    """The roles and the filtration, once all that a user can get wrong in them has been checked."""
+    if config.resume is None:
+        check_unused(Path(config.run_dir), command="rl")
+    spec = launch_spec(config)
+    check_model(config.model)
+    check_roles(config)
+    check_adapters(config.model, config.trainer.lora, key="trainer.lora")
+    check_positions(config.model, longest_row=spec.max_prompt_tokens + spec.max_response_tokens)
+    return spec, chosen_filtration(config)
 
 
 class Training:

@@ -1,0 +1,73 @@
+"""PPO with a critic, a reference and served reward models: whole runs as subprocesses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.rewards.test_preference_model import write_reward_model
+from tests.test_cli_runs import OVERRIDES, finish, kill, logged_steps, model, start, wait_until
+
+__all__ = ["model"]
+
+pytestmark = [pytest.mark.real_stack, pytest.mark.timeout(600)]
+
+PPO = [
+    *OVERRIDES,
+    "algorithm=pf_ppo",
+    "algorithm.updates_per_epoch=2",
+    "algorithm.kl.target=0.01",
+    "algorithm.reward.clip=3",
+    "critic.warmup_steps=1",
+    "critic.trainer.learning_rate=0.001",
+    "critic.trainer.zero_stage=2",
+    "placement.critic={ranks: 1, devices: own}",
+    "reward=model",
+    "reward.model.scale=running",
+    "reward.model.ensemble=mean_minus_std",
+    "placement.reward_model={ranks: 2, devices: own}",
+    "evaluation.every=0",
+    "total_steps=3",
+]
+
+
+def test_ppo_killed_and_resumed_equals_uninterrupted(model: Path, tmp_path: Path) -> None:
+    checkpoints = [write_reward_model(tmp_path / f"rm{seed}", seed=seed) for seed in (0, 1)]
+    chosen = [f"model.path={model}", f"reward.model.checkpoints=[{','.join(checkpoints)}]"]
+    run = start("rl", *PPO, *chosen, f"critic.path={checkpoints[0]}", "run_dir=whole", cwd=tmp_path)
+    output = finish(run)
+    assert run.returncode == 0, output
+    metrics = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").open()]
+    assert [row["policy/version"] for row in metrics if "policy/version" in row][-1] == 2
+    for row in metrics:
+        assert row["critic/grad_norm"] > 0
+        assert ("policy/grad_norm" in row) == (row["step"] > 1)  # first only the critic learns
+        assert row["reward/judged_fraction"] == 1
+    assert metrics[-1]["policy/ref_kl"] > 0
+    spans = [json.loads(line) for line in (tmp_path / "whole/timeline.jsonl").open()]
+    names = {span["name"] for span in spans}
+    assert {"reference forward", "critic forward", "critic update", "policy update"} <= names
+    assert overlap(spans, "critic update", "policy update")  # on devices of their own
+
+    run = start("rl", *PPO, *chosen, f"critic.path={checkpoints[0]}", "run_dir=cut", cwd=tmp_path)
+    wait_until((tmp_path / "cut/checkpoints/step_000002").exists, run)
+    kill(run)
+    run = start("rl", "resume=cut", cwd=tmp_path)
+    output = finish(run)
+    assert run.returncode == 0, output
+    assert logged_steps(tmp_path / "cut") == logged_steps(tmp_path / "whole")
+    for name in ("export", "export_critic"):
+        whole, cut = (tmp_path / run / name / "model.safetensors" for run in ("whole", "cut"))
+        assert cut.read_bytes() == whole.read_bytes(), name
+
+
+def overlap(spans: list[dict[str, float | str]], one: str, other: str) -> bool:
+    """Whether the two ever run at the same time."""
+
+    def times(name: str) -> list[tuple[float, float, float]]:
+        keys = ("step", "start_s", "end_s")
+        return [tuple(float(s[k]) for k in keys) for s in spans if s["name"] == name]  # type: ignore[misc]
+
+    return any(
+        a[0] == b[0] and a[1] < b[2] and b[1] < a[2] for a in times(one) for b in times(other)
+    )
