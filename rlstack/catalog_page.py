@@ -82,6 +82,16 @@ PARTS: dict[str, Functions] = {
 }
 """Group -> option, or the `name` that several options share -> function."""
 
+OBJECTIVES: Functions = {
+    "dpo": preference_losses.dpo,
+    "robust_dpo": preference_losses.robust_dpo,
+    "ipo": preference_losses.ipo,
+    "orpo": preference_losses.orpo,
+    "simpo": preference_losses.simpo,
+    "kto": preference_losses.kto,
+}
+"""Of `rlstack dpo`: option -> function."""
+
 ESTIMATORS: Functions = {**kl.ESTIMATORS, "k3_corrected": kl.k3_corrected}
 
 LIBRARY: dict[str, ModuleType] = {
@@ -105,9 +115,11 @@ def catalog_page() -> str:
     for group, functions in PARTS.items():
         sections += [
             f"## `algorithm/{group}=NAME`\n",
-            _table(("name", "formula and source", "defaults"), _options(group, functions)),
+            _table(OPTION_HEAD, _options(f"algorithm/{group}", functions)),
         ]
     sections += [
+        "## `objective=NAME` of `rlstack dpo`\n",
+        _table(("name", "method", *OPTION_HEAD[1:]), _objectives()),
         "## `algorithm.kl.estimator=NAME`\n",
         f"{inspect.getdoc(kl)}\n",
         _table(("name", "what it is"), ((f"`{n}`", _summary(f)) for n, f in ESTIMATORS.items())),
@@ -120,6 +132,7 @@ def catalog_page() -> str:
     return "\n".join(sections)
 
 
+OPTION_HEAD = ("name", "formula and source", "defaults")
 METHOD_HEAD = ("name", "method", *PARTS, "and")
 
 
@@ -139,7 +152,7 @@ def _methods() -> Iterator[tuple[str, ...]]:
             if dict(_leaves(plain)).get(key) != value
         ]
         parts = [choices[f"algorithm/{group}"] for group in PARTS]
-        yield (f"`{name}`", _comment(name), *parts, ", ".join(changed))
+        yield (f"`{name}`", _comment(f"algorithm/{name}"), *parts, ", ".join(changed))
 
 
 def _composed(name: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -163,16 +176,17 @@ def _leaves(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]
             yield f"{path}{key}", value
 
 
-def _comment(name: str) -> str:
-    """What the first lines of a method's file say."""
-    text = files("conf").joinpath("algorithm", f"{name}.yaml").read_text()
+def _comment(option: str) -> str:
+    """What the first lines of an option's file say."""
+    text = files("conf").joinpath(f"{option}.yaml").read_text()
     lines = re.match(r"(?:#.*\n)*", text)
     assert lines is not None
     return " ".join(line.removeprefix("#").strip() for line in lines[0].splitlines())
 
 
 def _options(group: str, functions: Functions) -> Iterator[tuple[str, ...]]:
-    folder = files("conf").joinpath("algorithm", group)
+    """The options of a configuration group, `algorithm/reduction` or the like."""
+    folder = files("conf").joinpath(group)
     for file in sorted(folder.iterdir(), key=lambda file: file.name):
         values = _option_values(group, file.name)
         defaults = ", ".join(f"{k}={v}" for k, v in values.items() if k != "name")
@@ -181,9 +195,14 @@ def _options(group: str, functions: Functions) -> Iterator[tuple[str, ...]]:
         yield f"`{name}`", _summary(function), defaults
 
 
+def _objectives() -> Iterator[tuple[str, ...]]:
+    for name, *rest in _options("objective", OBJECTIVES):
+        yield name, _comment(f"objective/{name.strip('`')}"), *rest
+
+
 def _option_values(group: str, file_name: str) -> dict[str, Any]:
     """The keys of an option's file, with those of the files it builds on."""
-    text = files("conf").joinpath("algorithm", group, file_name).read_text()
+    text = files("conf").joinpath(group, file_name).read_text()
     values: dict[str, Any] = yaml.safe_load(text)
     inherited: dict[str, Any] = {}
     for base in values.pop("defaults", []):

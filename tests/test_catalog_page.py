@@ -5,8 +5,9 @@ from typing import Any, get_args
 
 import pytest
 
-from rlstack.catalog_page import ESTIMATORS, PARTS, catalog_page
+from rlstack.catalog_page import ESTIMATORS, OBJECTIVES, PARTS, catalog_page
 from rlstack.config.algorithm import AlgorithmConfig, KLConfig
+from rlstack.config.preference import ObjectiveConfig
 
 PAGE = Path(__file__).parents[1] / "rlstack" / "algorithms" / "README.md"
 
@@ -28,6 +29,13 @@ def test_every_variant_of_a_part_has_its_function(group: str) -> None:
     names = {get_args(model.model_fields["name"].annotation)[0] for model in variants}
     assert len(names) > 2
     assert names <= set(PARTS[group])
+
+
+def test_every_objective_is_listed_with_the_key_that_selects_it() -> None:
+    names = {get_args(m.model_fields["name"].annotation)[0] for m in models_in(ObjectiveConfig)}
+    assert names == set(OBJECTIVES)
+    section = PAGE.read_text().split("\n## `objective=NAME`")[1].split("\n## ")[0]
+    assert all(f"| `{name}` |" in section for name in names)
 
 
 def test_every_estimator_is_listed() -> None:

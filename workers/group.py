@@ -66,8 +66,15 @@ class TrainerGroup(RankGroup):
         await self.all("export", directory)
 
     async def merge_adapters(self) -> None:
-        """Merge the adapters into the weights below them and go on with fresh ones."""
+        """Merge the adapters into the weights below them and go on with fresh ones.
+
+        The optimizer is reset too. Engines must be sent the weights anew.
+        """
         await self.all("merge_adapters")
+
+    async def reset_optimizer(self) -> None:
+        """Forget the moments of the gradients; the learning rate goes on as scheduled."""
+        await self.all("reset_optimizer")
 
     async def visible_devices(self) -> list[str]:
         """The GPU of each rank, as CUDA_VISIBLE_DEVICES names it on its node."""

@@ -1,6 +1,7 @@
 """The policy: a trainer rank that computes logprobs, learns from them, and sends its weights."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,7 +20,6 @@ from rlstack.algorithms.supervised_losses import negative_log_likelihood
 from rlstack.batch import PolicyBatch, Rows, SFTBatch, TokenBatch
 from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.data.packing import plan_evaluation
-from rlstack.errors import ConfigError
 from rlstack.metrics import Metrics, merge
 from rlstack.planning.phases import Transport
 from workers import transports
@@ -40,6 +40,8 @@ class PolicyRank(TrainerRank):
 
     role = "policy"
     sender: TrainerWeightTransferEngine[Any] | None = None
+    base_in_engines = False
+    """Whether engines that are sent adapters hold the weights below them as they are now."""
 
     def build(self) -> nn.Module:
         """A causal model that returns token logprobs."""
@@ -126,20 +128,28 @@ class PolicyRank(TrainerRank):
         self, transport: Transport, *, engines: list[ActorHandle], workers_per_engine: int
     ) -> None:
         """Meet the engines, all of them anew; called on every rank at the same time."""
-        self.engines = engines
-        if self.sends_adapters:
-            return
         if self.sender is not None:
             self.sender.shutdown()
+            self.sender = None
+        self.engines = engines
+        self.transport = transport
+        self.workers_per_engine = workers_per_engine
+        # They have loaded the model that training began with.
+        self.base_in_engines = self.num_merges == 0
+        if not self.sends_adapters:
+            self._open_sender()
+
+    def _open_sender(self) -> None:
         transports.register()
         self.sender = WeightTransferTrainerFactory.trainer_init(
-            self._transfer_info(transport, num_workers=len(engines) * workers_per_engine),
-            client=EngineClient(engines, workers_per_engine=workers_per_engine),
+            self._transfer_info(),
+            client=EngineClient(self.engines, workers_per_engine=self.workers_per_engine),
             source=self._source(),
         )
 
-    def _transfer_info(self, transport: Transport, *, num_workers: int) -> TrainerInitInfo:
-        match transport:
+    def _transfer_info(self) -> TrainerInitInfo:
+        num_workers = len(self.engines) * self.workers_per_engine
+        match self.transport:
             case Transport.SHARED_MEMORY:
                 return SharedMemoryTrainerInit(rank=self.rank)
             case Transport.GLOO:
@@ -157,8 +167,21 @@ class PolicyRank(TrainerRank):
 
     def send_weights(self) -> SendReport:
         """Put the current weights into every engine; called on every rank at the same time."""
-        if self.sends_adapters:
-            return self._send_adapter()
+        if not self.sends_adapters:
+            return self._send_model()
+        base = SendReport(digests={}, num_bytes=0)
+        if not self.base_in_engines:
+            if self.sender is None:
+                self._open_sender()
+            base = self._send_model()
+            self.base_in_engines = True
+        adapter = self._send_adapter()
+        return SendReport(
+            digests=base.digests | adapter.digests, num_bytes=base.num_bytes + adapter.num_bytes
+        )
+
+    def _send_model(self) -> SendReport:
+        """The weights; with adapters merged in, or where those are sent apart, without them."""
         assert self.sender is not None, "connect comes first"
         self.sender.send_weights()
         if isinstance(self.sender, SendingEngine):
@@ -167,16 +190,11 @@ class PolicyRank(TrainerRank):
 
     @property
     def sends_adapters(self) -> bool:
-        """Whether engines hold the model's own weights and are sent adapters."""
+        """Whether engines hold the weights below the adapters and are sent adapters."""
         lora = self.spec.trainer.lora
         return lora is not None and lora.engines == "adapters"
 
     def _send_adapter(self) -> SendReport:
-        if self.num_merges:
-            raise ConfigError(
-                "trainer.lora.engines: engines that are sent adapters keep the model that training "
-                "began with, but adapters were merged into it since; set it to merged"
-            )
         tensors = trained_tensors(self.model)
         if self.rank != 0:
             return SendReport(digests={}, num_bytes=0)
@@ -189,4 +207,18 @@ class PolicyRank(TrainerRank):
 
     def _source(self) -> DeepSpeedSource:
         tied = self.model.config.tie_word_embeddings and self.spec.device == "cpu"
-        return DeepSpeedSource(self.model, tied_output="lm_head.weight" if tied else None)
+        return DeepSpeedSource(
+            self.model,
+            tied_output="lm_head.weight" if tied else None,
+            merged=not self.sends_adapters,
+        )
+
+    def merge_adapters(self) -> None:
+        """See `TrainerRank`."""
+        super().merge_adapters()
+        self.base_in_engines = False
+
+    def load(self, directory: Path) -> None:
+        """See `TrainerRank`."""
+        super().load(directory)
+        self.base_in_engines = self.num_merges == 0

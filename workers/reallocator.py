@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rlstack.errors import WeightSyncError
 from rlstack.metrics import Metrics
@@ -52,6 +53,10 @@ class Reallocator:
             metrics += await self._perform(action)
             self.state = after(self.state, action, version=version)
         return metrics
+
+    def weights_changed(self) -> None:
+        """The trainer's weights are others under the same version: engines need them anew."""
+        self.state = replace(self.state, engine_version=None)
 
     async def _perform(self, action: Action) -> Metrics:
         engines = self.engines.engines

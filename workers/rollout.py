@@ -57,7 +57,6 @@ class RolloutEngine:
         self.num_adapters = 0
         self.adapter: LoRARequest | None = None
         """The last that was loaded; before the first, the model's own weights generate."""
-        self.adapter_digests: list[dict[str, int]] = []
 
     async def start(self) -> None:
         """Load the model and allocate the KV cache."""
@@ -261,9 +260,7 @@ class RolloutEngine:
         with tempfile.TemporaryDirectory(prefix="rlstack-") as folder:
             for file_name, contents in files.items():
                 (Path(folder) / file_name).write_bytes(contents)
-            self.adapter_digests = await self.engine.collective_rpc(
-                "load_adapter", args=(folder, name, ADAPTER_ID)
-            )
+            await self.engine.collective_rpc("load_adapter", args=(folder, name, ADAPTER_ID))
         # vLLM holds it in memory from here on; nothing can bring back an older one from disk.
         self.adapter = LoRARequest(name, ADAPTER_ID, folder)
         await self.engine.resume_generation()
@@ -273,9 +270,7 @@ class RolloutEngine:
     async def commit(self, version: int) -> EngineState:
         """Name the weights just received `version` and report what is held."""
         await self.engine.update_weight_version(str(version))
-        received = self.adapter_digests
-        if self.spec.adapter_rank is None and self.spec.device == "cpu":
-            received = await self.engine.collective_rpc("received_weight_digests")
+        received = await self.engine.collective_rpc("received_digests")
         weights = await self.engine.compute_weight_checksums()
         adapters = await self.engine.collective_rpc("adapter_checksums")
         return EngineState(

@@ -94,7 +94,7 @@ class EngineState:
 
     weight_version: str
     received: list[dict[str, int]]
-    """Per worker: checksum of each tensor of the last update. Empty where vLLM's own transports
-    brought it."""
+    """Per worker: checksum of each tensor of the last update and of the adapter. Without the update
+    where vLLM's own transports brought it."""
     checksums: list[dict[str, str]]
     """Per worker: checksums of the loaded parameters and adapters."""

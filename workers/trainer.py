@@ -190,6 +190,10 @@ class TrainerRank:
         lora.merge(self.model, seed=self.spec.seed + self.num_merges)
         if hasattr(self.engine.optimizer, "refresh_fp32_params"):
             self.engine.optimizer.refresh_fp32_params()
+        self.reset_optimizer()
+
+    def reset_optimizer(self) -> None:
+        """Forget the moments of the gradients; the learning rate goes on as scheduled."""
         inner = getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
         for state in inner.state.values():
             for moment in state.values():

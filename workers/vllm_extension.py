@@ -39,17 +39,23 @@ class WeightExtension:
     model_runner: Any
     add_lora: Any
 
-    def received_weight_digests(self) -> dict[str, int]:
-        """Checksum of every tensor of the last update, as it arrived in this worker."""
-        return dict(self.weight_transfer_engine.received)
+    def received_digests(self) -> dict[str, int]:
+        """Checksums of the tensors of the last update and of the adapter, as they arrived here.
 
-    def load_adapter(self, folder: str, name: str, number: int) -> dict[str, int]:
-        """Replace the adapter by that in `folder`; the checksum of every tensor as it was read."""
-        received = {n: digest(t) for n, t in load_file(Path(folder) / ADAPTER_WEIGHTS).items()}
+        Without the update where vLLM's own transports brought it.
+        """
+        weights: dict[str, int] = getattr(self.weight_transfer_engine, "received", {})
+        adapter: dict[str, int] = getattr(self, "adapter_received", {})
+        return weights | adapter
+
+    def load_adapter(self, folder: str, name: str, number: int) -> None:
+        """Replace the adapter by that in `folder`."""
+        self.adapter_received = {
+            n: digest(t) for n, t in load_file(Path(folder) / ADAPTER_WEIGHTS).items()
+        }
         request = LoRARequest(name, number, folder, load_inplace=True)
         if not self.add_lora(request):
             raise RuntimeError(f"vLLM did not load the adapter {name}")
-        return received
 
     def adapter_checksums(self) -> dict[str, str]:
         """Of the adapters' tensors as the layers of this worker hold them."""

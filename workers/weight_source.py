@@ -28,18 +28,22 @@ class Weight:
 
 
 class DeepSpeedSource(WeightSource):
-    """Weights of a model under any ZeRO stage, in checkpoint names, adapters merged in.
+    """Weights of a model under any ZeRO stage, in checkpoint names.
 
     Under ZeRO-3 a whole layer group is gathered by all ranks together, never the whole model.
     """
 
-    def __init__(self, model: PreTrainedModel, *, tied_output: str | None) -> None:
-        """`tied_output`: name under which a tied output embedding is sent as well, if it is tied.
+    def __init__(
+        self, model: PreTrainedModel, *, tied_output: str | None, merged: bool = True
+    ) -> None:
+        """`merged`: whether adapters are merged in; otherwise the weights below them are given.
+
+        `tied_output`: name under which a tied output embedding is sent as well, if it is tied.
 
         vLLM on CPU keeps a repacked copy of a tied output embedding, which only its own name
         refreshes.
         """
-        weights = _weights(model)
+        weights = _weights(model, merged=merged)
         if tied_output is not None:
             weights[tied_output] = _plain(model.get_input_embeddings().weight)
         # Iteration goes group by group, and metadata must come in the same order.
@@ -67,8 +71,8 @@ def _plain(parameter: nn.Parameter) -> Weight:
     return Weight(like=parameter, parts=(parameter,), make=parameter.detach)
 
 
-def _weights(model: PreTrainedModel) -> dict[str, Weight]:
-    """By name; an adapted layer is what it would be without adapter, its weight the merged one."""
+def _weights(model: PreTrainedModel, *, merged: bool) -> dict[str, Weight]:
+    """By name; an adapted layer is called what it would be without adapter."""
     layers = adapted_layers(model)
     inside = {id(p) for layer in layers.values() for p in layer.parameters()}
     weights: dict[str, Weight] = {}
@@ -77,7 +81,7 @@ def _weights(model: PreTrainedModel) -> dict[str, Weight]:
         if not marked:
             if id(parameter) not in inside:
                 weights[name] = _plain(parameter)
-        elif own_name == "weight":
+        elif merged and own_name == "weight":
             weights[f"{owner}.weight"] = Weight(
                 like=parameter,
                 parts=tuple(layers[owner].parameters()),

@@ -5,6 +5,9 @@ from rlstack.config.data import DataConfig
 from rlstack.config.placement import PlacementConfig
 from rlstack.config.trainer import TrainerConfig
 
+MAX_SERVED_RANK = 512
+"""The largest rank of an adapter that vLLM serves."""
+
 
 def nothing_to_train_on(data: DataConfig) -> list[Problem]:
     """Training needs rows."""
@@ -42,3 +45,35 @@ def trainer_problems(
         text = "moves state off a GPU; with placement.device=cpu set it to false"
         found.append(Problem((offload, "placement.device"), text))
     return found
+
+
+def placement_problems(placement: PlacementConfig) -> list[Problem]:
+    """A role on the policy's devices has no more ranks than those."""
+    roles = {
+        "critic": placement.critic,
+        "reference": placement.reference,
+        "reward_model": placement.reward_model,
+    }
+    return [
+        Problem(
+            (f"placement.{name}.ranks", f"placement.{name}.devices", "placement.trainer_ranks"),
+            f"{role.ranks} ranks do not fit the devices of {placement.trainer_ranks} policy ranks; "
+            f"lower it or set placement.{name}.devices=own",
+        )
+        for name, role in roles.items()
+        if role.devices == "policy" and (role.ranks or 0) > placement.trainer_ranks
+    ]
+
+
+def served_adapter_problems(trainer: TrainerConfig) -> list[Problem]:
+    """What vLLM cannot serve as an adapter."""
+    lora = trainer.lora
+    if lora is None or lora.engines == "merged":
+        return []
+    fix = "vLLM serves no such adapters; set trainer.lora.engines=merged"
+    if lora.variant == "dora":
+        return [Problem(("trainer.lora.variant", "trainer.lora.engines"), f"dora: {fix}")]
+    if lora.rank > MAX_SERVED_RANK:
+        text = f"{lora.rank} is more than {MAX_SERVED_RANK}: {fix}"
+        return [Problem(("trainer.lora.rank", "trainer.lora.engines"), text)]
+    return []

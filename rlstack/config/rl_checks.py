@@ -58,24 +58,6 @@ def critic_problems(algorithm: AlgorithmConfig, critic: CriticConfig | None) -> 
     return []
 
 
-def placement_problems(placement: PlacementConfig) -> list[Problem]:
-    """A role on the policy's devices has no more ranks than those."""
-    roles = {
-        "critic": placement.critic,
-        "reference": placement.reference,
-        "reward_model": placement.reward_model,
-    }
-    return [
-        Problem(
-            (f"placement.{name}.ranks", f"placement.{name}.devices", "placement.trainer_ranks"),
-            f"{role.ranks} ranks do not fit the devices of {placement.trainer_ranks} policy ranks; "
-            f"lower it or set placement.{name}.devices=own",
-        )
-        for name, role in roles.items()
-        if role.devices == "policy" and (role.ranks or 0) > placement.trainer_ranks
-    ]
-
-
 def group_problems(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> list[Problem]:
     """What compares the rollouts of a prompt needs two of them."""
     chosen = algorithm.advantage

@@ -5,6 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from rlstack.config.base import Frozen, Problem
+from rlstack.config.checks import placement_problems, served_adapter_problems
 from rlstack.config.preference import KTOObjective, ObjectiveConfig
 from rlstack.config.reward import RewardConfig
 from rlstack.config.rollout import RolloutConfig
@@ -23,6 +24,8 @@ class SampledConfig(SupervisedConfig):
     def problems(self) -> list[Problem]:
         """Impossible combinations of keys that are right by themselves."""
         found = [*super().problems(), *self.reward.problems()]
+        if self.rounds:
+            found += [*placement_problems(self.placement), *served_adapter_problems(self.trainer)]
         if self.rollout.max_response_tokens > self.max_response_tokens:
             text = (
                 f"{self.rollout.max_response_tokens} is more than max_response_tokens, "
@@ -30,9 +33,6 @@ class SampledConfig(SupervisedConfig):
             )
             keys = ("rollout.max_response_tokens", "max_response_tokens")
             found.append(Problem(keys, text))
-        if self.reward.model is not None:
-            text = "is served by rlstack rl alone so far; use the reward preference_model or judge"
-            found.append(Problem(("reward.model",), text))
         if self.rounds and self.total_steps is not None:
             text = "is for data that are there before the run; with rounds set epochs"
             found.append(Problem(("total_steps", "rounds"), text))

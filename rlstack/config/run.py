@@ -9,7 +9,12 @@ from rlstack.config.algorithm import (
 )
 from rlstack.config.base import Frozen, Problem, RunSchema
 from rlstack.config.checkpoint import CheckpointConfig
-from rlstack.config.checks import nothing_to_train_on, trainer_problems
+from rlstack.config.checks import (
+    nothing_to_train_on,
+    placement_problems,
+    served_adapter_problems,
+    trainer_problems,
+)
 from rlstack.config.critic import CriticConfig
 from rlstack.config.data import DataConfig
 from rlstack.config.environment import EnvironmentConfig, environment_problems
@@ -19,15 +24,11 @@ from rlstack.config.reward import RewardConfig
 from rlstack.config.rl_checks import (
     critic_problems,
     group_problems,
-    placement_problems,
     row_problems,
 )
 from rlstack.config.rollout import RolloutConfig
 from rlstack.config.tracking import TrackingConfig
 from rlstack.config.trainer import TrainerConfig
-
-MAX_SERVED_RANK = 512
-"""The largest rank of an adapter that vLLM serves."""
 
 
 class EvaluationConfig(Frozen):
@@ -83,7 +84,7 @@ class RLConfig(RunSchema):
                 max_response_tokens=self.rollout.max_response_tokens,
                 response_key="rollout.max_response_tokens",
             ),
-            *_adapter_problems(self.trainer),
+            *served_adapter_problems(self.trainer),
             *self._trainers_problems(),
         ]
 
@@ -188,17 +189,3 @@ def _sampling_problems(evaluation: EvaluationConfig) -> list[Problem]:
         "evaluation.temperature above 0"
     )
     return [Problem(("evaluation.num_samples", "evaluation.temperature"), text)]
-
-
-def _adapter_problems(trainer: TrainerConfig) -> list[Problem]:
-    """What vLLM cannot serve as an adapter."""
-    lora = trainer.lora
-    if lora is None or lora.engines == "merged":
-        return []
-    fix = "vLLM serves no such adapters; set trainer.lora.engines=merged"
-    if lora.variant == "dora":
-        return [Problem(("trainer.lora.variant", "trainer.lora.engines"), f"dora: {fix}")]
-    if lora.rank > MAX_SERVED_RANK:
-        text = f"{lora.rank} is more than {MAX_SERVED_RANK}: {fix}"
-        return [Problem(("trainer.lora.rank", "trainer.lora.engines"), text)]
-    return []

@@ -1,4 +1,4 @@
-"""What every stage needs: clean stops, the versions of what computes, environments."""
+"""What every stage needs: clean stops, library versions, prompts, environments, served rewards."""
 
 import asyncio
 import signal
@@ -7,7 +7,11 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from rlstack.config.data import DataConfig
+from rlstack.config.reward import RewardConfig
 from rlstack.config.run import EvalConfig, RLConfig
+from rlstack.data.dataset import Dataset, load_prompts
+from rlstack.data.held_out import without_held_out
 from rlstack.data.observations import TurnRenderer, check_prompts
 from rlstack.errors import ConfigError
 from rlstack.protocols import RolloutEngines, Tokenizer
@@ -15,6 +19,10 @@ from rlstack.types import Prompt
 from workers.engines import EngineGroup
 from workers.environments import EnvironmentPool
 from workers.episodes import EpisodeEngines
+from workers.launch import Roles
+from workers.reward_model import RewardModelSpec
+from workers.scorer import ScorerPool
+from workers.served_models import ServedModels, reward_model_spec
 
 LIBRARIES = ("torch", "deepspeed", "transformers", "peft", "ray")
 
@@ -59,6 +67,35 @@ def stop_signals() -> Iterator[asyncio.Event]:
     finally:
         for number in caught:
             loop.remove_signal_handler(number)
+
+
+def load_train_and_held_out(
+    config: DataConfig, tokenizer: Tokenizer
+) -> tuple[Dataset[Prompt], Dataset[Prompt]]:
+    """The prompts to train on, and those that are held out and so no part of them.
+
+    Raises:
+        DataError: naming every bad row.
+    """
+    held_out = load_prompts(config.eval, tokenizer, config=config)
+    train = load_prompts(config.train, tokenizer, config=config)
+    return without_held_out(train, held_out), held_out
+
+
+def reward_models(config: RewardConfig) -> RewardModelSpec | None:
+    """The reward models to launch, where a component of the reward needs some.
+
+    Raises:
+        RewardError: if the features named are not those that a model was trained with.
+    """
+    return None if config.model is None else reward_model_spec(config.model)
+
+
+def serve_reward_models(scorer: ScorerPool, roles: Roles, config: RewardConfig) -> None:
+    """Let the component `reward_model` be judged by the models that were launched, if any."""
+    if config.model is not None:
+        assert roles.reward_models is not None
+        scorer.serve(ServedModels(roles.reward_models, config.model))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from rlstack.data.reference_cache import ReferenceCache
 from rlstack.data.selection import best_versus_worst, pair_of, pair_record
 from rlstack.protocols import Tokenizer
 from rlstack.stages import rounds, supervised
+from rlstack.stages.common import load_train_and_held_out
 from rlstack.stages.preference_learner import JudgedLearner, PairLearner
 from rlstack.stages.rounds import Round, RoundsStage
 from rlstack.stages.supervised import Learner, Stage, Summary
@@ -23,6 +24,7 @@ from workers.group import PolicyGroup
 from workers.launch import Roles
 from workers.launch_spec import LaunchSpec
 from workers.loading import check_model, check_positions, load_tokenizer, model_fingerprint
+from workers.lora import check_adapters
 from workers.specs import TrainedRole
 
 
@@ -30,6 +32,7 @@ def run(config: DPOConfig) -> Summary:
     """Train; what was achieved. The model is in RUN_DIR/export."""
     supervised.check_run_dir(config, command="dpo")
     check_model(config.model)
+    check_adapters(config.model, config.trainer.lora, key="trainer.lora")
     check_positions(config.model, longest_row=config.longest_row)
     tokenizer = load_tokenizer(config.model)
     objective = config.objective
@@ -62,7 +65,7 @@ def _sampled(
     config: DPOConfig, objective: PairObjective, tokenizer: Tokenizer
 ) -> RoundsStage[PreferencePair]:
     """Pairs of the policy's own samples; the policy at the start of a round is its reference."""
-    prompts, held_out = rounds.load(config, tokenizer)
+    prompts, held_out = load_train_and_held_out(config.data, tokenizer)
     fingerprint = model_fingerprint(config.model)
 
     def learner(

@@ -13,14 +13,13 @@ from rlstack.data.dataset import load_prompts
 from rlstack.errors import ConfigError
 from rlstack.evaluation import evaluation_metrics
 from rlstack.rollout_log import write_rollouts
-from rlstack.stages.common import episodes
+from rlstack.stages.common import episodes, reward_models, serve_reward_models
 from rlstack.tracking import Tracker
 from rlstack.types import SamplingSettings
 from workers.launch import launch
 from workers.launch_spec import LaunchSpec
 from workers.loading import check_model, check_positions, is_model_directory, load_tokenizer
 from workers.scorer import ScorerPool
-from workers.served_models import ServedModels, reward_model_spec
 
 
 def run(config: EvalConfig) -> dict[str, float]:
@@ -54,15 +53,14 @@ async def _run(config: EvalConfig) -> dict[str, float]:
             model=model,
             seed=config.seed,
             rollout=config.rollout,
-            reward_models=reward_model_spec(config.reward.model) if config.reward.model else None,
+            reward_models=reward_models(config.reward),
             max_prompt_tokens=config.data.max_prompt_tokens,
             max_response_tokens=settings.max_response_tokens,
             ray_address=config.ray_address,
         )
         workers = await stack.enter_async_context(launch(spec))
         assert workers.engines is not None
-        if workers.reward_models is not None and config.reward.model is not None:
-            scorer.serve(ServedModels(workers.reward_models, config.reward.model))
+        serve_reward_models(scorer, workers, config.reward)
         await scorer.ready()
         tracker.phase("evaluation")
         groups = await sample_groups(

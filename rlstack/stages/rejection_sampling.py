@@ -17,19 +17,22 @@ from rlstack.data.selection import (
     kept_responses,
 )
 from rlstack.stages import rounds, supervised
+from rlstack.stages.common import load_train_and_held_out
 from rlstack.stages.rounds import Round, RoundsStage
 from rlstack.stages.supervised import Learner, Summary
 from workers.group import PolicyGroup
 from workers.loading import check_model, check_positions, load_tokenizer
+from workers.lora import check_adapters
 
 
 def run(config: RejectionSamplingConfig) -> Summary:
     """Train; what was achieved. The model is in RUN_DIR/export."""
     supervised.check_run_dir(config, command="rejection_sampling")
     check_model(config.model)
+    check_adapters(config.model, config.trainer.lora, key="trainer.lora")
     check_positions(config.model, longest_row=config.longest_row)
     tokenizer = load_tokenizer(config.model)
-    prompts, held_out = rounds.load(config, tokenizer)
+    prompts, held_out = load_train_and_held_out(config.data, tokenizer)
 
     def learner(
         policy: PolicyGroup, _: Round, __: Sequence[KeptResponse]

@@ -28,6 +28,7 @@ from rlstack.types import PreferencePair
 from workers.launch import Roles
 from workers.launch_spec import LaunchSpec
 from workers.loading import check_positions, check_scalar_model, load_tokenizer
+from workers.lora import check_adapters
 from workers.specs import TrainedRole
 
 
@@ -40,6 +41,7 @@ def _prepare(config: RewardModelConfig) -> Stage[PreferencePair, PairBatch]:
     """Check and read everything, before any process starts."""
     supervised.check_run_dir(config, command="reward_model")
     check_scalar_model(config.model, key="model.path")
+    check_adapters(config.model, config.trainer.lora, key="trainer.lora")
     check_positions(config.model, longest_row=config.longest_row)
     tokenizer = load_tokenizer(config.model)
     held_out, train = (

@@ -9,13 +9,18 @@ from rlstack.checkpoint import Checkpoints, RunState, improves, load_rewards, wr
 from rlstack.config.load import dump
 from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles
-from rlstack.data.dataset import load_prompts
-from rlstack.data.held_out import without_held_out
 from rlstack.data.sampler import PromptSampler, SamplerState
 from rlstack.protocols import Filtration, Trained
 from rlstack.report import write_report
 from rlstack.rollout_log import write_rollouts
-from rlstack.stages.common import check_unused, episodes, library_versions, stop_signals
+from rlstack.stages.common import (
+    check_unused,
+    episodes,
+    library_versions,
+    load_train_and_held_out,
+    serve_reward_models,
+    stop_signals,
+)
 from rlstack.stages.rl_roles import check_roles, chosen_filtration, launch_spec
 from rlstack.timeline import Timeline
 from rlstack.tracking import Tracker
@@ -29,7 +34,6 @@ from workers.loading import (
 )
 from workers.lora import check_adapters
 from workers.scorer import ScorerPool
-from workers.served_models import ServedModels
 
 
 @dataclass(kw_only=True)
@@ -53,14 +57,9 @@ async def _run(config: RLConfig) -> RunSummary:
     run_dir = Path(config.run_dir)
     spec, filtration = _checked(config)
     tokenizer = load_tokenizer(config.model)
-    held_out = load_prompts(config.data.eval, tokenizer, config=config.data)
-    train = load_prompts(config.data.train, tokenizer, config=config.data)
-    train = without_held_out(train, held_out)
+    train, held_out = load_train_and_held_out(config.data, tokenizer)
     sampler = PromptSampler(
-        train,
-        seed=config.seed,
-        shuffle=config.data.shuffle,
-        curriculum=config.data.curriculum,
+        train, seed=config.seed, shuffle=config.data.shuffle, curriculum=config.data.curriculum
     )
     async with AsyncExitStack() as stack:
         prompts = (*train.prompts, *held_out.prompts)
@@ -82,8 +81,7 @@ async def _run(config: RLConfig) -> RunSummary:
         assert workers.policy
         assert workers.engines
         assert workers.reallocator
-        if workers.reward_models is not None and config.reward.model is not None:
-            scorer.serve(ServedModels(workers.reward_models, config.reward.model))
+        serve_reward_models(scorer, workers, config.reward)
         stop = stack.enter_context(stop_signals())  # after Ray, which sets handlers of its own
         await scorer.ready()
         timeline = Timeline(run_dir, on_span=tracker.span)

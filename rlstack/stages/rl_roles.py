@@ -6,10 +6,10 @@ from rlstack.config.model import ModelConfig
 from rlstack.config.run import RLConfig
 from rlstack.errors import ConfigError
 from rlstack.protocols import Filtration
+from rlstack.stages.common import reward_models
 from workers.launch_spec import LaunchSpec
 from workers.loading import check_model, check_scalar_model, load_tokenizer, same_tokens
 from workers.lora import check_adapters
-from workers.served_models import reward_model_spec
 from workers.specs import TrainedRole
 
 
@@ -36,7 +36,7 @@ def launch_spec(config: RLConfig) -> LaunchSpec:
         ),
         critic=critic,
         reference=reference_model(config),
-        reward_models=reward_model_spec(config.reward.model) if config.reward.model else None,
+        reward_models=reward_models(config.reward),
         rollout=config.rollout,
         max_prompt_tokens=config.data.max_prompt_tokens,
         max_response_tokens=longest,

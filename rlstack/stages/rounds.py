@@ -20,18 +20,17 @@ from rlstack.batch import Rows
 from rlstack.checkpoint import Checkpoints
 from rlstack.config.rounds import SampledConfig
 from rlstack.controller import EVALUATION_ROUND, sample_groups
-from rlstack.data.dataset import Dataset, SampleT, SkipReport, Source, load_prompts
-from rlstack.data.held_out import without_held_out
+from rlstack.data.dataset import Dataset, SampleT, SkipReport, Source
 from rlstack.data.sampler import PromptSampler
 from rlstack.data.selection import Record, Selection
 from rlstack.errors import CheckpointError, DataError
 from rlstack.evaluation import evaluation_metrics, rollout_metrics
 from rlstack.folders import whole_folder
 from rlstack.metrics import Metrics
-from rlstack.protocols import Tokenizer
 from rlstack.report import write_report
 from rlstack.rollout_log import write_rollouts
 from rlstack.stages import supervised
+from rlstack.stages.common import reward_models, serve_reward_models
 from rlstack.stages.supervised import Learner, Part, Running, Stage, Summary, Training
 from rlstack.types import Group, Phase, Prompt, SamplingSettings
 from workers.group import PolicyGroup
@@ -68,17 +67,6 @@ class RoundsStage(Generic[SampleT]):
     learner: Callable[[PolicyGroup, Round, Sequence[SampleT]], Learner[SampleT, Any]]
 
 
-def load(config: SampledConfig, tokenizer: Tokenizer) -> tuple[Dataset[Prompt], Dataset[Prompt]]:
-    """The prompts to train on and those that are held out.
-
-    Raises:
-        DataError: naming every bad row.
-    """
-    held_out = load_prompts(config.data.eval, tokenizer, config=config.data)
-    train = load_prompts(config.data.train, tokenizer, config=config.data)
-    return without_held_out(train, held_out), held_out
-
-
 async def run(stage: RoundsStage[SampleT]) -> Summary:
     """All rounds; SIGTERM or Ctrl-C finish the step, save and stop."""
     config = stage.config
@@ -89,6 +77,7 @@ async def run(stage: RoundsStage[SampleT]) -> Summary:
         model=config.model,
         seed=config.seed,
         policy=TrainedRole(model=config.model, trainer=config.trainer, total_updates=total_steps),
+        reward_models=reward_models(config.reward),
         rollout=config.rollout,
         max_prompt_tokens=config.data.max_prompt_tokens,
         max_response_tokens=config.rollout.max_response_tokens,
@@ -107,6 +96,7 @@ async def run(stage: RoundsStage[SampleT]) -> Summary:
                 config, command=stage.command, total_steps=total_steps, spec=spec, notes=notes
             )
         )
+        serve_reward_models(scorer, running.roles, config.reward)
         await scorer.ready()
         summary = await _Rounds(stage, spec, running, scorer).run()
     summary.report = write_report(Path(config.run_dir))
@@ -178,10 +168,24 @@ class _Rounds(Generic[SampleT]):
                 await training.run(self.running.stop)
                 if training.summary.stopped_early:
                     break
-                # Where LoRA adapters are trained, here they are merged into the weights.
+                if number < self.config.rounds:
+                    await self._begin_anew()
             start = end
         assert training is not None
         return training.summary
+
+    async def _begin_anew(self) -> None:
+        """What iterative training does from one round to the next: the model alone goes on.
+
+        Adapters are merged into it and the optimizer forgets; the learning rate is scheduled over
+        all rounds.
+        """
+        if self.config.trainer.lora is None:
+            await self.policy.reset_optimizer()
+            return
+        await self.policy.merge_adapters()
+        # Merged weights are rounded otherwise than adapters beside weights.
+        self.reallocator.weights_changed()
 
     def _training(
         self, folder: Path, samples: Sequence[SampleT], number: int, start: int, done: int

@@ -8,6 +8,7 @@ from rlstack.errors import ConfigError
 from tests.config.test_load import CONF, SOURCE, composed
 
 OBJECTIVES = sorted(path.stem for path in (CONF / "objective").glob("*.yaml"))
+SERVED = ["reward=model", "reward.model.checkpoints=[m]"]
 GIVEN = ["model.path=m", f"data.train=[{SOURCE}]"]
 
 
@@ -33,6 +34,14 @@ def test_every_objective_parses(name: str) -> None:
             ["trainer.max_tokens_per_microbatch=3000"],
             "trainer.max_tokens_per_microbatch: 3000 is less than the longest possible row, 3072",
         ),
+        (
+            ["rounds=2", "trainer=lora", "trainer.lora.variant=dora"],
+            "trainer.lora.variant: dora: vLLM serves no such adapters",
+        ),
+        (
+            ["rounds=2", *SERVED, "placement.reward_model.ranks=2"],
+            "placement.reward_model.ranks: 2 ranks do not fit the devices of 1 policy ranks",
+        ),
         (["objective.label_smoothing=0.5"], "objective.label_smoothing: got 0.5; expected less"),
         (["objective=simpo", "objective.beta=0"], "objective.beta: got 0; expected more than 0"),
     ],
@@ -41,6 +50,12 @@ def test_what_cannot_be(overrides: list[str], expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(DPOConfig, composed("dpo", *GIVEN, *overrides))
     assert expected in str(caught.value)
+
+
+def test_engines_are_none_of_the_business_of_pairs_in_the_data() -> None:
+    adapters = ["trainer=lora", "trainer.lora.variant=dora"]
+    config = parse(DPOConfig, composed("dpo", *GIVEN, *adapters))
+    assert config.trainer.lora is not None
 
 
 def test_rejection_sampling_samples_as_many_tokens_as_it_learns_from() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForSequenceClassification
 
+from rewards.sequence_scorer import SequenceScorer
 from rlstack.config.load import parse
 from rlstack.config.resume import resumed_values
 from rlstack.config.rounds import DPOConfig, RejectionSamplingConfig
@@ -34,8 +35,8 @@ SAMPLED = [
     "rollout.kv_cache_gib=1",
     "rollout.num_samples=8",
     "reward.num_workers=1",
-    "reward.components=[{name: letters}]",
 ]
+LETTERS = ["reward.components=[{name: letters}]"]
 PLUGIN = """
 from rewards.registry import register
 
@@ -49,6 +50,9 @@ def letters(request):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("dpo")
     write_tiny_model(path / "model")
+    write_tiny_model(path / "reward_model")
+    judge = Qwen2Config.from_pretrained(path / "reward_model", num_labels=1)
+    Qwen2ForSequenceClassification(judge).save_pretrained(path / "reward_model")
     (path / "letters.py").write_text(PLUGIN)
     pairs = [
         {"prompt": f"Say {n}:", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(15)
@@ -93,7 +97,7 @@ def weights(run_dir: Path) -> bytes:
     return (run_dir / "export" / "model.safetensors").read_bytes()
 
 
-def test_pairs_of_the_data_are_learned_and_resumed_exactly(folder: Path) -> None:
+def test_pairs_of_the_data_are_learned(folder: Path) -> None:
     sources = [
         f"data.train={source(folder / 'pairs.jsonl')}",
         f"data.eval={source(folder / 'held_out.jsonl')}",
@@ -106,19 +110,16 @@ def test_pairs_of_the_data_are_learned_and_resumed_exactly(folder: Path) -> None
     assert summary.evaluations[6]["eval/loss"] < 0.6
     assert summary.evaluations[6]["eval/accuracy"] == 1.0
     assert AutoModelForCausalLM.from_pretrained(run_dir / "export").num_parameters() > 0
-    cached = {file: file.stat().st_mtime_ns for file in (run_dir / "reference").iterdir()}
-    assert len(cached) == 2
-    copy = resumed_at(run_dir, 3)
-    dpo.run(parse(DPOConfig, resumed_values(copy, [])))
-    assert weights(copy) == weights(run_dir)
-    assert {f.name for f in (copy / "reference").iterdir()} == {f.name for f in cached}
-    assert sorted(metrics(copy)) == list(range(7))
+    assert len(list((run_dir / "reference").iterdir())) == 2
 
 
 def test_rounds_of_its_own_samples_are_resumed_exactly(folder: Path) -> None:
+    """By adapters, which are merged between the rounds: the second one's engines get both."""
     prompts = f"data.train={source(folder / 'prompts.jsonl')}"
     plugin = f"reward.plugins=[{folder / 'letters.py'}]"
-    config = dpo_config(folder, "rounds", *SAMPLED, prompts, plugin, "rounds=2", "epochs=2")
+    adapters = ["trainer=lora", "trainer.lora.rank=4", "trainer.learning_rate=0.01"]
+    overrides = [*SAMPLED, prompts, plugin, *LETTERS, *adapters, "rounds=2", "epochs=2"]
+    config = dpo_config(folder, "rounds", *overrides)
     dpo.run(config)
     run_dir = folder / "rounds"
     rounds = [run_dir / "rounds" / f"round_{number:03d}" for number in (1, 2)]
@@ -133,20 +134,23 @@ def test_rounds_of_its_own_samples_are_resumed_exactly(folder: Path) -> None:
     # The reference is the policy at the start of each round: no margin yet at its first step.
     assert shown[1]["preference/reward_margin"] == pytest.approx(0, abs=1e-4)
     assert shown[start + 1]["preference/reward_margin"] == pytest.approx(0, abs=1e-4)
+    assert not (run_dir / "export" / "adapter").exists(), "it would be on another model"
     copy = resumed_at(run_dir, start + 1)
     dpo.run(parse(DPOConfig, resumed_values(copy, [])))
     assert weights(copy) == weights(run_dir)
 
 
-def test_the_best_samples_are_kept_and_learned(folder: Path) -> None:
+def test_the_best_samples_by_a_served_reward_model_are_kept_and_learned(folder: Path) -> None:
     overrides = [
         *SAMPLED,
         f"model.path={folder / 'model'}",
         f"run_dir={folder / 'kept'}",
         f"data.train={source(folder / 'prompts.jsonl')}",
         f"data.eval={source(folder / 'prompts.jsonl').replace('prompts', 'held_out')}",
-        f"reward.plugins=[{folder / 'letters.py'}]",
-        "keep.min_reward=1",
+        "reward=model",
+        f"reward.model.checkpoints=[{folder / 'reward_model'}]",
+        "placement.reward_model.ranks=1",
+        "keep.min_reward=0",
         "keep.per_prompt=2",
         "rollout.num_samples=24",
     ]
@@ -156,7 +160,11 @@ def test_the_best_samples_are_kept_and_learned(folder: Path) -> None:
     file = run_dir / "rounds" / "round_001" / "data.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert rows
-    assert all(row["metadata"]["reward"] >= 1 for row in rows)
+    assert all(row["metadata"]["reward"] >= 0 for row in rows)
+    judged = SequenceScorer(str(folder / "reward_model"), max_tokens=200, max_tokens_per_batch=200)
+    texts = judged.token_ids([r["prompt"] for r in rows], [r["response"] for r in rows])
+    expected = [score for text in texts for score in judged.score([text])]
+    assert [row["metadata"]["reward"] for row in rows] == pytest.approx(expected, abs=1e-4)
     assert all(row["response_ids"][-1] == 1 for row in rows), "cut responses are left out"
     losses = [row["sft/loss"] for row in metrics(run_dir).values() if "sft/loss" in row]
     assert len(losses) == summary.steps_completed > 0

@@ -92,6 +92,12 @@ def test_a_classifier_of_another_kind(model: Path, tmp_path: Path) -> None:
     assert "is a classifier with 2 labels; expected 1" in message
 
 
+def test_adapters_on_layers_that_are_not_there(model: Path, tmp_path: Path) -> None:
+    overrides = ["trainer=lora", "trainer.lora.target_modules=[qproj]"]
+    message = error(tmp_path, model, *overrides, train=[ROW], held_out=HELD_OUT)
+    assert message.startswith("trainer.lora.target_modules: qproj; adapters can go on down_proj")
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
