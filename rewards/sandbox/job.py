@@ -7,9 +7,9 @@ from typing import Literal
 Mode = Literal["bubblewrap", "landlock", "rlimits"]
 """`bubblewrap`: namespaces, seccomp and limits: nothing of the host is there, and nothing of a
 program outlives it. `landlock`: the host's files are out of reach, but its processes can be seen.
-`rlimits`: seccomp and limits only; files that any user may read can be read. In these two, files of
-a program that take longer than 0.3 s to remove stay until the sandbox closes, and in `rlimits` the
-next program may read them."""
+`rlimits`: seccomp and limits only: files that any user may read can be read, and those written
+where any user may write, such as /tmp, stay, for the next program to read. In these two, what takes
+longer than 0.3 s to remove of a program's own folder stays until the sandbox closes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
