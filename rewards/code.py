@@ -12,6 +12,12 @@ The row says how it is judged, as a mapping in `metadata["code"]` or as JSON in 
 `args` may be an object of named arguments. `prelude` (source; HumanEval's `prompt`) goes before the
 program, which may also be just the rest of it, and before the tests. `entry_point` may be
 `Class.method`. JSON knows no tuples: an expected list equals a tuple.
+
+With `partial_credit` tests go on after an assert that fails or raises, and earn the share of their
+assert statements that passed: one that runs several times by the share of its runs, one that was
+never reached as failed (unless all that ran passed, which earns 1). `assert True` is not counted.
+Asserts in the body of a `try` or `with` keep their meaning and are not counted. Whatever else ends
+the tests before their end (an error outside an assert, a program that exits, time) earns 0.
 """
 
 import json
@@ -66,7 +72,7 @@ class Code:
         memory_mib: memory of all processes together, and address space of each. processes: with
             threads. file_mib: files written.
         output_kib: standard output and standard error, each; more is a failure.
-        partial_credit: the share of the cases that pass; assert programs are passed or not.
+        partial_credit: the share of the cases, or of the tests' assert statements, that pass.
         tolerance: relative and absolute, between an expected float and a returned one.
         python: interpreter of the programs; default: this one, without packages.
         command: runs the program in another language, e.g. `[/usr/bin/node, main.js]`; such a
@@ -184,10 +190,11 @@ class Code:
             kind="judge",
             files={"main.py": checks.prelude, "tests.py": checks.tests},
             entry_point=entry_point,
+            count_asserts=self._partial_credit,
         )
         ended, judged = self._sandbox.run_judged(program, tests, self._judge)
         spoiled = ended.output_exceeded or ended.memory_exceeded
-        return float(not spoiled and _verdict(judged))
+        return 0.0 if spoiled else _verdict(judged)
 
     def _require_python(self, key: str) -> None:
         if self._command:
@@ -263,10 +270,10 @@ def _lines(text: bytes) -> list[bytes]:
     return [line.rstrip() for line in text.rstrip().split(b"\n")]
 
 
-def _verdict(judged: Outcome) -> bool:
+def _verdict(judged: Outcome) -> float:
     """What the tests say; what ends them once they have called the program is its own doing."""
     if judged.timed_out or (judged.results and not judged.results.strip()):
-        return False
+        return 0.0
     try:
         verdict = json.loads(judged.results)
     except ValueError:
@@ -274,4 +281,4 @@ def _verdict(judged: Outcome) -> bool:
         raise RewardError(f"the row's tests ended without a verdict: {reason}") from None
     if verdict["verdict"] == "broken":
         raise RewardError(f"the row's tests are broken: {verdict['message']}")
-    return verdict["verdict"] == "passed"
+    return 1.0 if verdict["verdict"] == "passed" else verdict["share"]

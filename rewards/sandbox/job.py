@@ -7,7 +7,9 @@ from typing import Literal
 Mode = Literal["bubblewrap", "landlock", "rlimits"]
 """`bubblewrap`: namespaces, seccomp and limits: nothing of the host is there, and nothing of a
 program outlives it. `landlock`: the host's files are out of reach, but its processes can be seen.
-`rlimits`: seccomp and limits only; files that any user may read can be read."""
+`rlimits`: seccomp and limits only: files that any user may read can be read, and those written
+where any user may write, such as /tmp, stay, for the next program to read. In these two, what takes
+longer than 0.3 s to remove of a program's own folder stays until the sandbox closes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,8 @@ class Job:
     entry_point: str = ""
     calls: bytes = b""
     """For `functions`: one line a call."""
+    count_asserts: bool = False
+    """For `judge`: go on after an assert that fails, and tell the share that passed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

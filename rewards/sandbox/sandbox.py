@@ -1,4 +1,4 @@
-"""Runs untrusted programs, each isolated from the host and from the one before it.
+"""Runs untrusted programs, each isolated from the host and, as far as `Mode` says, from the last.
 
 A `Sandbox` is a process that waits inside the sandbox with a warm interpreter and forks one child
 per program (`inside/server.py`). It is thrown away whenever anything about it is off.
@@ -81,7 +81,8 @@ class Sandbox:
             )
 
     def run(self, job: Job) -> Outcome:
-        """Run one program; nothing of it is left when this returns.
+        """Run one program; none of its processes is left when this returns, nor, unless there were
+        too many to remove in time in the weaker modes (`Mode`), any of its files.
 
         Raises:
             SandboxDiedError: if the sandbox failed, which is not the program's result.
@@ -194,6 +195,7 @@ class Sandbox:
             "kind": job.kind,
             "command": job.command,
             "entry_point": job.entry_point,
+            "count_asserts": job.count_asserts,
             "files": bool(job.files),
         }
         descriptors = array.array("i", [given[number] for number in sorted(given)])

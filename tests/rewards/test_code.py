@@ -31,6 +31,13 @@ def code() -> Iterator[Code]:
     reward.close()
 
 
+@pytest.fixture(scope="module")
+def partial() -> Iterator[Code]:
+    reward = Code(partial_credit=True, time_limit_s=3)
+    yield reward
+    reward.close()
+
+
 def judge(reward: Code, response: str, checks: dict[str, Any]) -> float | None:
     return reward(RewardRequest(prompt="", response=response, metadata={"code": checks})).value
 
@@ -68,11 +75,67 @@ def test_asserts_may_expect_errors_and_use_the_prelude(code: Code) -> None:
     assert judge(code, "def square(x): return 9\ndef root(x): return 0", checks) == 0.0
 
 
-def test_partial_credit() -> None:
-    reward = Code(partial_credit=True, time_limit_s=3)
-    assert judge(reward, "def add(a, b): return 3", ADD) == 0.5
+def test_partial_credit_for_cases(partial: Code) -> None:
+    assert judge(partial, "def add(a, b): return 3", ADD) == 0.5
     checks = {"cases": [{"stdin": str(n), "stdout": str(n)} for n in range(4)]}
-    assert judge(reward, "n = int(input())\nprint(min(n, 2))", checks) == 0.75
+    assert judge(partial, "n = int(input())\nprint(min(n, 2))", checks) == 0.75
+
+
+DOUBLE = (
+    "def check(candidate):\n    assert candidate(1) == 2\n    assert candidate(2) == 4\n"
+    "    for n in range(4):\n        assert candidate(n) == 2 * n\n    assert True, 'a gift'\n"
+    "check(double)\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("program", "share"),
+    [
+        ("def double(n): return 2 * n", 1.0),
+        ("def double(n): return 2", (1 + 0 + 1 / 4) / 3),
+        ("def double(n): return 2 * n if n < 3 else None", (1 + 1 + 3 / 4) / 3),
+        ("def double(n): return [2, 4, 6][n - 1]", (1 + 1 + 3 / 4) / 3),
+        ("def double(n):\n    if n > 1: raise IndexError\n    return 2 * n", (1 + 0 + 2 / 4) / 3),
+        ("def double(n): return 'ab'", 0.0),
+    ],
+)
+def test_partial_credit_for_asserts(partial: Code, program: str, share: float) -> None:
+    checks = {"entry_point": "double", "tests": DOUBLE.removesuffix("check(double)\n")}
+    assert judge(partial, program, checks) == pytest.approx(share)
+    # At the top level, as MBPP has them, it is the same.
+    lines = [line.removeprefix("    ") for line in DOUBLE.splitlines()[1:-1]]
+    top = {**checks, "tests": "\n".join(lines)}
+    assert judge(partial, program, top) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("tests", "share"),
+    [
+        # An assert that may fail: it is no reason to earn less, and no reason to earn.
+        ("try: assert f(0) == 1\nexcept AssertionError: assert f(0) == 0", 1.0),
+        ("with suppress(AssertionError): assert f(0) == 1", 1.0),
+        ("try: f(-1)\nexcept ValueError: pass\nelse: assert False", 1.0),
+        ("assert f(1) == 1\ntry: f(2)\nexcept ValueError: pass\nelse: assert False", 0.5),
+        ("assert f(1) == 1\ntry: assert f(1) == 2\nfinally: assert f(3) == 3", 2 / 3),
+        ("assert f(1) == 1\ntry: assert f(1) == 2\nexcept ValueError: pass", 0.0),
+        ("assert (x := f(3)) == 3\nassert x == 4", 0.5),
+        # Never reached, and so not passed.
+        ("assert f(1) == 1\nassert f(1) == 2\nif f(2) == 3: assert f(3) == 3", 1 / 3),
+        # Nor does what follows an error outside an assert, or time, leave anything.
+        ("assert f(1) == 1\nx = f(-1)\nassert f(1) == 1", 0.0),
+        ("assert f(1) == 1\nwhile True: pass", 0.0),
+    ],
+)
+def test_what_is_counted(tests: str, share: float) -> None:
+    program = "def f(n):\n    if n < 0: raise ValueError\n    return n"
+    prelude = "from contextlib import suppress\n"
+    reward = Code(partial_credit=True, time_limit_s=1)
+    checks = {"entry_point": "f", "prelude": prelude, "tests": tests}
+    assert judge(reward, program, checks) == pytest.approx(share)
+    if share in (0.0, 1.0):
+        whole = Code(time_limit_s=1)
+        assert judge(whole, program, checks) == share
+        whole.close()
     reward.close()
 
 
@@ -94,16 +157,18 @@ def test_a_program_in_another_language() -> None:
         ({}, r"Give metadata\['code'\]"),
         ({"cases": []}, "at least 1 item"),
         ({"entry_point": "f", "tests": "def check(candidate): 1 / 0"}, "never|ZeroDivisionError"),
+        ({"entry_point": "f", "tests": "assert 1 / 0\nf()"}, "ZeroDivisionError"),
         ({"entry_point": "f", "tests": "x = 1"}, "never call f"),
         ({"entry_point": "f", "tests": "def ("}, "SyntaxError"),
         ({"entry_point": "f", "tests": "f(object())"}, "argument of the tests"),
     ],
 )
 def test_broken_rows_are_errors_and_not_zeros(
-    code: Code, checks: dict[str, Any], message: str
+    code: Code, partial: Code, checks: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(RewardError, match=message):
-        judge(code, "def f(*a): return 1", checks)
+    for reward in (code, partial):
+        with pytest.raises(RewardError, match=message):
+            judge(reward, "def f(*a): return 1", checks)
 
 
 def test_rows_without_tests(code: Code) -> None:
@@ -174,7 +239,7 @@ def test_lines_that_are_no_values(line: bytes) -> None:
         values.loads(line)
 
 
-def test_humaneval_solutions_pass_and_mutants_fail(code: Code) -> None:
+def test_humaneval_solutions_pass_and_mutants_fail(code: Code, partial: Code) -> None:
     if not HUMANEVAL.exists():
         pytest.skip(f"HumanEval is not at {HUMANEVAL.resolve()}")
     with gzip.open(HUMANEVAL, "rt") as file:
@@ -190,6 +255,8 @@ def test_humaneval_solutions_pass_and_mutants_fail(code: Code) -> None:
         solution = row["canonical_solution"]
         if judge(code, solution, checks) != 1.0:
             wrong.append(f"{row['task_id']}: the solution fails")
+        if judge(partial, solution, checks) != 1.0:
+            wrong.append(f"{row['task_id']}: the solution earns only a part")
         # Wrong wherever tests look: nothing, the opposite, another type.
         last = solution.rstrip().rpartition("return ")
         mutants = ["    return None\n"]
@@ -199,6 +266,8 @@ def test_humaneval_solutions_pass_and_mutants_fail(code: Code) -> None:
             num_mutants += 1
             if judge(code, mutant, checks) != 0.0:
                 wrong.append(f"{row['task_id']}: a mutant passes: {mutant}")
+            if (judge(partial, mutant, checks) or 0.0) >= 1.0:
+                wrong.append(f"{row['task_id']}: a mutant earns all: {mutant}")
     assert len(rows) == 164
     assert num_mutants > 100
     assert wrong == []

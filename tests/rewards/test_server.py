@@ -11,6 +11,7 @@ import msgpack
 import pytest
 import uvicorn
 
+from rewards import builtin  # noqa: F401  (registers the shipped rewards)
 from rewards.registry import build
 from rewards.server import check_exposure, create_app
 from rewards.wire import Format

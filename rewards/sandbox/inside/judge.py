@@ -9,6 +9,7 @@ import json
 import os
 import types
 
+import counting
 import values
 
 CALLS_OUT, RESULTS_IN, VERDICT = 3, 4, 5
@@ -17,14 +18,25 @@ CALLS_OUT, RESULTS_IN, VERDICT = 3, 4, 5
 _ENDS_LOOPS = (StopIteration, StopAsyncIteration)
 
 
-def run(tests_path: str, prelude_path: str, entry_point: str, max_reply_bytes: int) -> None:
+def run(
+    tests_path: str,
+    prelude_path: str,
+    entry_point: str,
+    max_reply_bytes: int,
+    *,
+    count_asserts: bool,
+) -> None:
     """Run prelude and tests, and write the verdict: {"verdict": passed | failed | broken, ...}.
 
-    A space comes before it once the function has been called.
+    A space comes before it once the function has been called. With `count_asserts` the tests go on
+    after an assert that fails, and the verdict has the `share` of those that passed: 0 if the tests
+    did not get to their end.
     """
     module = types.ModuleType("__main__")
     candidate = _Candidate(entry_point, max_reply_bytes)
+    tally = counting.Tally(lambda: candidate.num_calls)
     name = entry_point.split(".")[-1]
+    names: dict[str, object] = {name: candidate, "candidate": candidate, counting.NAME: tally}
     sources: dict[str, bytes] = {}
     for path in (prelude_path, tests_path):
         with open(path, "rb") as file:
@@ -33,9 +45,12 @@ def run(tests_path: str, prelude_path: str, entry_point: str, max_reply_bytes: i
         os.unlink(path)
     try:
         for path, source in sources.items():
-            code = compile(source, path, "exec", dont_inherit=True)
+            if count_asserts and path == tests_path:
+                code = counting.compile_counted(source, path, tally)
+            else:
+                code = compile(source, path, "exec", dont_inherit=True)
             # The prelude may hold an empty function of this name: the real one replaces it.
-            exec_into(code, module, {name: candidate, "candidate": candidate})
+            exec_into(code, module, names)
         check = module.__dict__.get("check")
         if isinstance(check, types.FunctionType):
             check(candidate)
@@ -49,6 +64,8 @@ def run(tests_path: str, prelude_path: str, entry_point: str, max_reply_bytes: i
         _report(verdict, f"{type(error).__name__}: {str(error)[:200]}")
     if not candidate.num_calls:
         _report("broken", f"the tests never call {name}")
+    if tally.num_failed:
+        _report("failed", f"asserts that failed: {tally.num_failed}", share=tally.share())
     _report("passed", "")
 
 
@@ -111,6 +128,7 @@ class _Candidate:
         return reply
 
 
-def _report(verdict: str, message: str) -> None:
-    os.write(VERDICT, json.dumps({"verdict": verdict, "message": message}).encode())
+def _report(verdict: str, message: str, share: float = 0.0) -> None:
+    report = {"verdict": verdict, "message": message, "share": share}
+    os.write(VERDICT, json.dumps(report).encode())
     os._exit(0)

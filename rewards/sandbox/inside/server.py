@@ -303,7 +303,13 @@ def main() -> None:
         case "functions":
             candidate.serve_calls("main.py", job["entry_point"])
         case "judge":
-            judge.run("tests.py", "main.py", job["entry_point"], job["output_bytes"])
+            judge.run(
+                "tests.py",
+                "main.py",
+                job["entry_point"],
+                job["output_bytes"],
+                count_asserts=job["count_asserts"],
+            )
         case _:
             os.execvp(job["command"][0], job["command"])
 
