@@ -51,6 +51,7 @@ usage: rlstack COMMAND [key=value ...]
   sft          supervised training:       rlstack sft model.path=MODEL data.train=[...]
   reward_model a reward model from pairs: rlstack reward_model model.path=MODEL data.train=[...]
   eval         pass@k of a checkpoint:    rlstack eval model.path=MODEL_OR_RUN_DIR data.eval=[...]
+  merge        one model out of several:  rlstack merge OUTPUT MODEL MODEL --method ties ...
   report       HTML report of a run:      rlstack report RUN_DIR
   algorithms   every method: formula, source, defaults, how to select it
   rewards      list the rewards, test one on rows of yours, write a new one: rlstack rewards -h
@@ -96,6 +97,7 @@ def main() -> None:
         "sft": lambda args: _stage("sft", args),
         "reward_model": lambda args: _stage("reward_model", args),
         "eval": lambda args: _stage("eval", args),
+        "merge": _merge,
         "report": _report,
         "algorithms": _algorithms,
         "rewards": _rewards,
@@ -193,6 +195,12 @@ def _quickstart(arguments: list[str]) -> None:
     from rlstack.stages import quickstart
 
     quickstart.run(arguments)
+
+
+def _merge(arguments: list[str]) -> None:
+    from rlstack import merge_command
+
+    print(f"model: {merge_command.run(arguments)}")
 
 
 def _report(arguments: list[str]) -> None:

@@ -33,7 +33,7 @@ def rlstack(
 def test_help_names_every_command(tmp_path: Path) -> None:
     found = rlstack("--help", cwd=tmp_path)
     assert found.returncode == 0
-    for command in ("quickstart", "rl", "sft", "reward_model", "eval", "report"):
+    for command in ("quickstart", "rl", "sft", "reward_model", "eval", "merge", "report"):
         assert f"\n  {command} " in found.stdout
 
 
@@ -81,7 +81,7 @@ def test_every_mistake_of_a_command_line_is_in_one_message(tmp_path: Path) -> No
     [
         (
             ["rll"],
-            "unknown command 'rll'; one of quickstart, rl, sft, reward_model, eval, report, "
+            "unknown command 'rll'; one of quickstart, rl, sft, reward_model, eval, merge, report, "
             "algorithms, rewards",
         ),
         (["rl", "algorithm=ppoo"], "algorithm/ppoo"),
@@ -113,6 +113,7 @@ def test_the_shell_completes_commands_groups_and_options(tmp_path: Path) -> None
         "sft",
         "reward_model",
         "eval",
+        "merge",
         "report",
         "algorithms",
         "rewards",

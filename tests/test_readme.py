@@ -9,6 +9,7 @@ import pytest
 from rewards.compose import Component
 from rewards.load import RewardSpec, load_reward
 from rlstack.config.load import parse
+from rlstack.merge_command import chosen_method, parser
 from rlstack.types import RewardRequest
 from tests.config.test_load import SCHEMAS, composed
 
@@ -36,6 +37,11 @@ def test_examples_were_found() -> None:
 def test_a_command_is_valid(words: list[str]) -> None:
     _, name, *overrides = words
     parse(SCHEMAS[name], composed(name, *overrides))
+
+
+def test_the_merge_command_is_valid() -> None:
+    (words,) = (words for words in COMMANDS if words[:2] == ["rlstack", "merge"])
+    assert callable(chosen_method(parser().parse_args(words[2:])))
 
 
 @pytest.mark.parametrize("target", ["quickstart", "test", "setup", "lint", "bench"])
