@@ -25,6 +25,7 @@ from rlstack.command_line import (
 )
 from rlstack.config.base import RunSchema
 from rlstack.config.load import parse
+from rlstack.config.pipeline import PipelineConfig, register_stage_references, resumed_pipeline
 from rlstack.config.resume import resumed_values
 from rlstack.config.reward_model import RewardModelConfig
 from rlstack.config.run import EvalConfig, RLConfig
@@ -51,13 +52,14 @@ usage: rlstack COMMAND [key=value ...]
   sft          supervised training:       rlstack sft model.path=MODEL data.train=[...]
   reward_model a reward model from pairs: rlstack reward_model model.path=MODEL data.train=[...]
   eval         pass@k of a checkpoint:    rlstack eval model.path=MODEL_OR_RUN_DIR data.eval=[...]
+  pipeline     several of these as one:   rlstack pipeline experiment=rlhf_quickstart
   merge        one model out of several:  rlstack merge OUTPUT MODEL MODEL --method ties ...
   report       HTML report of a run:      rlstack report RUN_DIR
   algorithms   every method: formula, source, defaults, how to select it
   rewards      list the rewards, test one on rows of yours, write a new one: rlstack rewards -h
 
-rl, sft, reward_model and eval are Hydra apps: --help lists their groups, --cfg job prints the
-configuration, --multirun sweeps. rlstack COMMAND resume=RUN_DIR continues a run that trains.
+rl, sft, reward_model, eval and pipeline are Hydra apps: --help lists their groups, --cfg job prints
+the configuration, --multirun sweeps. rlstack COMMAND resume=RUN_DIR continues a run that trains.
 eval "$(rlstack -sc install=bash)" turns on completion (zsh: =bash too; fish: =fish)."""
 
 HELP = ("--help", "-h")
@@ -69,7 +71,9 @@ SCHEMAS: dict[str, type[RunSchema]] = {
     "eval": EvalConfig,
 }
 
-RESUMABLE = ("rl", "sft", "reward_model")
+APPS: dict[str, type[RunSchema]] = {**SCHEMAS, "pipeline": PipelineConfig}
+
+RESUMABLE = ("pipeline", "rl", "sft", "reward_model")
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -97,6 +101,7 @@ def main() -> None:
         "sft": lambda args: _stage("sft", args),
         "reward_model": lambda args: _stage("reward_model", args),
         "eval": lambda args: _stage("eval", args),
+        "pipeline": lambda args: _stage("pipeline", args),
         "merge": _merge,
         "report": _report,
         "algorithms": _algorithms,
@@ -106,7 +111,7 @@ def main() -> None:
         arguments,
         line=os.environ.get("COMP_LINE", ""),
         commands=tuple(commands),
-        apps=tuple(SCHEMAS),
+        apps=tuple(APPS),
     )
     if completing is not None:
         _complete(completing)
@@ -135,11 +140,12 @@ def _complete(answer: Completion) -> None:
 def _stage(name: str, arguments: list[str]) -> None:
     run_dir = resume_target(arguments) if name in RESUMABLE else None
     if run_dir is None:
-        _hydra_app(name, hydra_arguments(arguments, schema=SCHEMAS[name]))
+        _hydra_app(name, hydra_arguments(arguments, schema=APPS[name]))
         return
     # The saved configuration is already composed, and no new run directory must be made.
     overrides = [argument for argument in arguments if not argument.startswith("resume=")]
-    _run_stage(name, parse(SCHEMAS[name], resumed_values(run_dir, overrides)))
+    saved = resumed_pipeline if name == "pipeline" else resumed_values
+    _run_stage(name, parse(APPS[name], saved(run_dir, overrides)))
 
 
 def _hydra_app(name: str, arguments: list[str]) -> None:
@@ -147,16 +153,18 @@ def _hydra_app(name: str, arguments: list[str]) -> None:
     def app(composed: DictConfig) -> None:
         try:
             fallback = plain_values(hydra.compose(name))
-            _run_stage(name, parse(SCHEMAS[name], plain_values(composed), fallback=fallback))
+            _run_stage(name, parse(APPS[name], plain_values(composed), fallback=fallback))
         except (*USER_ERRORS, OSError) as error:  # here, before Hydra prints its own traceback
             _explain(error)
 
+    register_stage_references()
     # Hydra reads sys.argv itself; completion is installed for the program of this name.
     sys.argv = ["rlstack", *arguments]
     app()
 
 
-def _run_stage(name: str, config: Any) -> None:
+def _run_stage(name: str, config: Any) -> bool:
+    """Whether the stage came to its end; False: it was stopped, and can be continued."""
     _need_runtime()
     match name:
         case "rl":
@@ -164,27 +172,34 @@ def _run_stage(name: str, config: Any) -> None:
 
             summary = rl.run(config)
             print(f"report: {summary.report}")
+            return not summary.stopped_early
         case "sft":
             from rlstack.stages import sft
 
-            _print_model(sft.run(config))
+            return _print_model(sft.run(config))
         case "reward_model":
             from rlstack.stages import reward_model
 
-            _print_model(reward_model.run(config))
+            return _print_model(reward_model.run(config))
         case "eval":
             from rlstack.stages import evaluate
 
             for key, value in evaluate.run(config).items():
                 print(f"{key}: {value:.4f}")
+            return True
+        case "pipeline":
+            from rlstack.stages import pipeline
+
+            return pipeline.run(config, schemas=SCHEMAS, run_stage=_run_stage)
         case _:
             raise AssertionError(name)
 
 
-def _print_model(summary: "Summary") -> None:
+def _print_model(summary: "Summary") -> bool:
     if summary.model is not None:
         print(f"model: {summary.model}")
     print(f"report: {summary.report}")
+    return not summary.stopped_early
 
 
 def _quickstart(arguments: list[str]) -> None:

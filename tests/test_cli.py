@@ -33,7 +33,16 @@ def rlstack(
 def test_help_names_every_command(tmp_path: Path) -> None:
     found = rlstack("--help", cwd=tmp_path)
     assert found.returncode == 0
-    for command in ("quickstart", "rl", "sft", "reward_model", "eval", "merge", "report"):
+    for command in (
+        "quickstart",
+        "rl",
+        "sft",
+        "reward_model",
+        "eval",
+        "pipeline",
+        "merge",
+        "report",
+    ):
         assert f"\n  {command} " in found.stdout
 
 
@@ -81,8 +90,8 @@ def test_every_mistake_of_a_command_line_is_in_one_message(tmp_path: Path) -> No
     [
         (
             ["rll"],
-            "unknown command 'rll'; one of quickstart, rl, sft, reward_model, eval, merge, report, "
-            "algorithms, rewards",
+            "unknown command 'rll'; one of quickstart, rl, sft, reward_model, eval, pipeline, "
+            "merge, report, algorithms, rewards",
         ),
         (["rl", "algorithm=ppoo"], "algorithm/ppoo"),
         (["rl", "resume=nowhere"], "nowhere is not a run directory"),
@@ -113,6 +122,7 @@ def test_the_shell_completes_commands_groups_and_options(tmp_path: Path) -> None
         "sft",
         "reward_model",
         "eval",
+        "pipeline",
         "merge",
         "report",
         "algorithms",
