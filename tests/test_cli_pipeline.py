@@ -39,7 +39,7 @@ def test_a_killed_pipeline_goes_on_and_then_has_nothing_to_do(tmp_path: Path) ->
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "own/experiment").mkdir(parents=True)
     (tmp_path / "own/experiment/short.yaml").write_text(PIPELINE)
-    own = ("experiment=short", "--config-dir", str(tmp_path / "own"))
+    own = ("--config-dir", str(tmp_path / "own"), "experiment=short")
     run = start("pipeline", *own, "run_dir=run", cwd=tmp_path)
     warm = tmp_path / "run/warm"
     wait_until(lambda: any(warm.glob("checkpoints/step_*")), run)

@@ -55,8 +55,9 @@ def test_the_pipeline_is_valid_and_every_stage_of_it() -> None:
     check_stages(OmegaConf.to_container(values, resolve=True))
 
 
-def test_the_shipped_pipeline_is_valid_and_every_stage_of_it() -> None:
-    check_stages(composed("pipeline", "experiment=rlhf_quickstart"))
+@pytest.mark.parametrize("name", ["rlhf_quickstart", "domain_experts"])
+def test_a_shipped_pipeline_is_valid_and_every_stage_of_it(name: str) -> None:
+    check_stages(composed("pipeline", f"experiment={name}"))
 
 
 def check_stages(values: Any) -> None:

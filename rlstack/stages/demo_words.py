@@ -29,6 +29,8 @@ LINES = (
 WORDS = tuple(word for line in LINES for word in line.split())
 """Four for each of the letters a to p."""
 LETTERS = "abcdefghijklmnop"
+DOMAINS = {"early": LETTERS[:8], "late": LETTERS[8:]}
+"""Prompts of which both letters are of one half, for experiments with experts."""
 INSTRUCTION = ("Words", " with", " or")
 """Words of the prompt that are tokens of their own."""
 
@@ -37,7 +39,7 @@ MOST_WORDS = 6
 SUITABLE_SHARE = 0.45
 """Of the words in a demonstration, or in a response that is compared."""
 LABEL_NOISE = 0.1
-NUM_DEMONSTRATIONS, NUM_PAIRS, NUM_HELD_OUT_PAIRS, NUM_HELD_OUT_PROMPTS = 6000, 6000, 400, 40
+NUM_DEMONSTRATIONS, NUM_PAIRS, NUM_HELD_OUT_PAIRS, NUM_HELD_OUT_PROMPTS = 6000, 12000, 400, 40
 
 
 @register("asked_words")
@@ -69,6 +71,11 @@ def prompt_of(letters: Sequence[str]) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}], "letters": list(letters)}
 
 
+def both_orders(pairs: Iterable[tuple[str, ...]]) -> list[dict[str, Any]]:
+    """The prompts with these letters, in either order."""
+    return [prompt_of(order) for pair in pairs for order in (pair, pair[::-1])]
+
+
 def draw_response(letters: Sequence[str], generator: np.random.Generator) -> str:
     """One to six different words of the list, fewer than half of which suit."""
     suitable = [word for word in WORDS if word[0] in letters]
@@ -98,7 +105,7 @@ def draw_pair(letters: Sequence[str], generator: np.random.Generator) -> dict[st
 def write_data(directory: Path, *, seed: int) -> None:
     """demonstrations, preferences, held_out_preferences, prompts, held_out_prompts: .jsonl files.
 
-    No held-out pair of letters, in either order, is in the others.
+    Besides, the prompts of every domain: early, held_out_early, late, held_out_late. No held-out pair of letters, in either order, is in the others.
     """
     generator = np.random.default_rng(seed)
     pairs = [tuple(sorted(pair)) for pair in permutations(LETTERS, 2)]
@@ -119,9 +126,14 @@ def write_data(directory: Path, *, seed: int) -> None:
         "held_out_preferences": (
             draw_pair(some(held_out), generator) for _ in range(NUM_HELD_OUT_PAIRS)
         ),
-        "prompts": (prompt_of(order) for pair in train for order in (pair, pair[::-1])),
+        "prompts": both_orders(train),
         "held_out_prompts": (prompt_of(pair) for pair in held_out),
     }
+    for domain, letters in DOMAINS.items():
+        rows[domain] = [row for row in both_orders(train) if set(row["letters"]) <= set(letters)]
+        rows[f"held_out_{domain}"] = [
+            row for row in both_orders(held_out) if set(row["letters"]) <= set(letters)
+        ]
     directory.mkdir(parents=True, exist_ok=True)
     for name, entries in rows.items():
         lines = "".join(json.dumps(row) + "\n" for row in entries)

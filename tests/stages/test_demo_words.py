@@ -56,8 +56,9 @@ def test_no_held_out_letters_are_trained_on(data: dict[str, list[dict[str, Any]]
     def letters(*names: str) -> set[frozenset[str]]:
         return {frozenset(row["letters"]) for name in names for row in data[name]}
 
-    train = letters("demonstrations", "preferences", "prompts")
+    train = letters("demonstrations", "preferences", "prompts", "early", "late")
     held_out = letters("held_out_preferences", "held_out_prompts")
+    held_out |= letters("held_out_early", "held_out_late")
     assert len(held_out) == demo_words.NUM_HELD_OUT_PROMPTS
     assert not train & held_out
     assert len(train | held_out) == 16 * 15 // 2
