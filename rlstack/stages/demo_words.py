@@ -105,7 +105,8 @@ def draw_pair(letters: Sequence[str], generator: np.random.Generator) -> dict[st
 def write_data(directory: Path, *, seed: int) -> None:
     """demonstrations, preferences, held_out_preferences, prompts, held_out_prompts: .jsonl files.
 
-    Besides, the prompts of every domain: early, held_out_early, late, held_out_late. No held-out pair of letters, in either order, is in the others.
+    Besides, the prompts of every domain: early, held_out_early, late, held_out_late. No held-out
+    pair of letters, in either order, is in the others.
     """
     generator = np.random.default_rng(seed)
     pairs = [tuple(sorted(pair)) for pair in permutations(LETTERS, 2)]
