@@ -64,9 +64,3 @@ def test_a_killed_pipeline_goes_on_and_then_has_nothing_to_do(tmp_path: Path) ->
     assert run.returncode == 0, output
     assert "pipeline 1/2: warm (sft): done already" in output
     assert "pipeline 2/2: halfway (merge): done already" in output
-
-    run = start("pipeline", *own, "run_dir=run", 'more={warm: ["total_steps=41"]}', cwd=tmp_path)
-    output = finish(run)
-    assert run.returncode == 2
-    assert "stage 'warm' is done with another configuration" in output
-    assert "total_steps: 40 -> 41" in output
