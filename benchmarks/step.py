@@ -53,7 +53,7 @@ def bench_stack(model: Path, rows_file: Path) -> dict[str, float]:
     from rlstack.config.load import parse
     from rlstack.config.run import RLConfig
     from rlstack.minibatches import Forward, policy_batch
-    from rlstack.stages.quickstart import compose_values
+    from rlstack.stages.composing import composed_values
     from rlstack.stages.rl_roles import launch_spec
     from rlstack.types import GenerationRequest, Group, Phase, Prompt, SamplingSettings, Score
     from workers.launch import launch
@@ -64,7 +64,9 @@ def bench_stack(model: Path, rows_file: Path) -> dict[str, float]:
         f"data.prompts_per_step={NUM_PROMPTS}",
         f"rollout.num_samples={NUM_SAMPLES}",
     ]
-    config = parse(RLConfig, compose_values("rl", overrides, model=model, run_dir=model))
+    config = parse(
+        RLConfig, composed_values("rl", [*overrides, f"model.path={model}", f"run_dir={model}"])
+    )
     prompts = [
         Prompt(
             prompt_id=str(index),

@@ -25,6 +25,7 @@ from rlstack.command_line import (
 )
 from rlstack.config.base import RunSchema
 from rlstack.config.load import parse
+from rlstack.config.pipeline import PipelineConfig, register_stage_references, resumed_pipeline
 from rlstack.config.resume import resumed_values
 from rlstack.config.reward_model import RewardModelConfig
 from rlstack.config.rounds import DPOConfig, RejectionSamplingConfig
@@ -55,12 +56,14 @@ usage: rlstack COMMAND [key=value ...]
   rejection_sampling
                training on the best of its own samples: rlstack rejection_sampling -h
   eval         pass@k of a checkpoint:    rlstack eval model.path=MODEL_OR_RUN_DIR data.eval=[...]
+  pipeline     several of these as one:   rlstack pipeline experiment=rlhf_quickstart
+  merge        one model out of several:  rlstack merge OUTPUT MODEL MODEL --method ties ...
   report       HTML report of a run:      rlstack report RUN_DIR
   algorithms   every method: formula, source, defaults, how to select it
   rewards      list the rewards, test one on rows of yours, write a new one: rlstack rewards -h
 
-From rl to eval all are Hydra apps: --help lists their groups, --cfg job prints the configuration,
---multirun sweeps. rlstack COMMAND resume=RUN_DIR continues a run that trains.
+From rl to pipeline all are Hydra apps: --help lists their groups, --cfg job prints the
+configuration, --multirun sweeps. rlstack COMMAND resume=RUN_DIR continues a run that trains.
 eval "$(rlstack -sc install=bash)" turns on completion (zsh: =bash too; fish: =fish)."""
 
 HELP = ("--help", "-h")
@@ -74,7 +77,9 @@ SCHEMAS: dict[str, type[RunSchema]] = {
     "eval": EvalConfig,
 }
 
-RESUMABLE = tuple(name for name in SCHEMAS if name != "eval")
+APPS: dict[str, type[RunSchema]] = {**SCHEMAS, "pipeline": PipelineConfig}
+
+RESUMABLE = tuple(name for name in APPS if name != "eval")
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -104,6 +109,8 @@ def main() -> None:
         "dpo": lambda args: _stage("dpo", args),
         "rejection_sampling": lambda args: _stage("rejection_sampling", args),
         "eval": lambda args: _stage("eval", args),
+        "pipeline": lambda args: _stage("pipeline", args),
+        "merge": _merge,
         "report": _report,
         "algorithms": _algorithms,
         "rewards": _rewards,
@@ -112,7 +119,7 @@ def main() -> None:
         arguments,
         line=os.environ.get("COMP_LINE", ""),
         commands=tuple(commands),
-        apps=tuple(SCHEMAS),
+        apps=tuple(APPS),
     )
     if completing is not None:
         _complete(completing)
@@ -141,11 +148,12 @@ def _complete(answer: Completion) -> None:
 def _stage(name: str, arguments: list[str]) -> None:
     run_dir = resume_target(arguments) if name in RESUMABLE else None
     if run_dir is None:
-        _hydra_app(name, hydra_arguments(arguments, schema=SCHEMAS[name]))
+        _hydra_app(name, hydra_arguments(arguments, schema=APPS[name]))
         return
     # The saved configuration is already composed, and no new run directory must be made.
     overrides = [argument for argument in arguments if not argument.startswith("resume=")]
-    _run_stage(name, parse(SCHEMAS[name], resumed_values(run_dir, overrides)))
+    saved = resumed_pipeline if name == "pipeline" else resumed_values
+    _run_stage(name, parse(APPS[name], saved(run_dir, overrides)))
 
 
 def _hydra_app(name: str, arguments: list[str]) -> None:
@@ -153,16 +161,18 @@ def _hydra_app(name: str, arguments: list[str]) -> None:
     def app(composed: DictConfig) -> None:
         try:
             fallback = plain_values(hydra.compose(name))
-            _run_stage(name, parse(SCHEMAS[name], plain_values(composed), fallback=fallback))
+            _run_stage(name, parse(APPS[name], plain_values(composed), fallback=fallback))
         except (*USER_ERRORS, OSError) as error:  # here, before Hydra prints its own traceback
             _explain(error)
 
+    register_stage_references()
     # Hydra reads sys.argv itself; completion is installed for the program of this name.
     sys.argv = ["rlstack", *arguments]
     app()
 
 
-def _run_stage(name: str, config: Any) -> None:
+def _run_stage(name: str, config: Any) -> bool:
+    """Whether the stage came to its end; False: it was stopped, and can be continued."""
     _need_runtime()
     match name:
         case "rl":
@@ -170,36 +180,43 @@ def _run_stage(name: str, config: Any) -> None:
 
             summary = rl.run(config)
             print(f"report: {summary.report}")
+            return not summary.stopped_early
         case "sft":
             from rlstack.stages import sft
 
-            _print_model(sft.run(config))
+            return _print_model(sft.run(config))
         case "reward_model":
             from rlstack.stages import reward_model
 
-            _print_model(reward_model.run(config))
+            return _print_model(reward_model.run(config))
         case "dpo":
             from rlstack.stages import dpo
 
-            _print_model(dpo.run(config))
+            return _print_model(dpo.run(config))
         case "rejection_sampling":
             from rlstack.stages import rejection_sampling
 
-            _print_model(rejection_sampling.run(config))
+            return _print_model(rejection_sampling.run(config))
         case "eval":
             from rlstack.stages import evaluate
 
             for key, value in evaluate.run(config).items():
                 print(f"{key}: {value:.4f}")
+            return True
+        case "pipeline":
+            from rlstack.stages import pipeline
+
+            return pipeline.run(config, schemas=SCHEMAS, run_stage=_run_stage)
         case _:
             raise AssertionError(name)
 
 
-def _print_model(summary: "Summary") -> None:
-    """Where a stage that trains has left what."""
+def _print_model(summary: "Summary") -> bool:
+    """Say where a stage that trains has left what; whether it came to its end."""
     if summary.model is not None:
         print(f"model: {summary.model}")
     print(f"report: {summary.report}")
+    return not summary.stopped_early
 
 
 def _quickstart(arguments: list[str]) -> None:
@@ -210,6 +227,12 @@ def _quickstart(arguments: list[str]) -> None:
     from rlstack.stages import quickstart
 
     quickstart.run(arguments)
+
+
+def _merge(arguments: list[str]) -> None:
+    from rlstack import merge_command
+
+    print(f"model: {merge_command.run(arguments)}")
 
 
 def _report(arguments: list[str]) -> None:

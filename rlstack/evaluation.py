@@ -53,7 +53,7 @@ def evaluation_metrics(groups: Sequence[Group]) -> Metrics:
     """`eval/...` over all groups, and `eval/<data_source>/...` where there is more than one source.
 
     Every prompt weighs the same. A response that could not be judged is not correct; `unjudged` is
-    their share, and `reward` is the mean over the others.
+    their share, and `reward` is the mean over the others; `part/...` that of each component.
     """
     by_source: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
@@ -86,8 +86,9 @@ def _evaluate(group: Group, *, prefix: str) -> Metrics:
         ),
         f"{prefix}/truncated_fraction": (float(truncated), float(num_samples)),
     }
-    for rollout in group.rollouts:
-        for name, value in _episode_measures(rollout).items():
+    for rollout, score in zip(group.rollouts, group.scores, strict=True):
+        parts = {f"part/{name}": value for name, value in score.parts.items()}
+        for name, value in (_episode_measures(rollout) | parts).items():
             total, count = means.get(f"{prefix}/{name}", (0.0, 0.0))
             means[f"{prefix}/{name}"] = (total + value, count + 1.0)
     return Metrics(means=means)

@@ -46,6 +46,12 @@ CHARTS = (
     ),
     Chart(title="Reward of training rollouts", metrics=("reward/mean",)),
     Chart(title="Reward by component", metrics=("reward/part/*",), at_least=2),
+    Chart(title="Held-out reward by component", metrics=("eval/part/*",), at_least=2),
+    Chart(
+        title="Reward by component beside the KL to the reference (nats)",
+        metrics=("reward/part/*", "policy/ref_kl"),
+        at_least=3,
+    ),
     Chart(title="Reward by data source", metrics=("reward/source/*",), at_least=2),
     Chart(title="Failures of rewards in a step, by component", metrics=("reward/errors/*",)),
     Chart(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlstack.cli import _explain
+from rlstack.cli import APPS, _explain
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +34,7 @@ def rlstack(
 def test_help_names_every_command(tmp_path: Path) -> None:
     found = rlstack("--help", cwd=tmp_path)
     assert found.returncode == 0
-    for command in ("quickstart", "rl", "sft", "reward_model", "dpo", "rejection_sampling", "eval"):
+    for command in ("quickstart", *APPS, "merge", "report", "algorithms", "rewards"):
         assert re.search(rf"^  {command}\s", found.stdout, re.MULTILINE)
 
 
@@ -115,6 +115,8 @@ def test_the_shell_completes_commands_groups_and_options(tmp_path: Path) -> None
         "dpo",
         "rejection_sampling",
         "eval",
+        "pipeline",
+        "merge",
         "report",
         "algorithms",
         "rewards",

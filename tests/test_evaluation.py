@@ -116,6 +116,7 @@ def test_metrics_by_source() -> None:
     assert values["eval/pass@1"] == 0.5
     assert values["eval/pass@2"] == 1.0
     assert values["eval/a/pass@1"] == 0.5
+    assert values["eval/part/exact"] == pytest.approx(2 / 3)
     assert values["eval/unjudged"] == 0.25
     assert values["eval/response_tokens"] == 4.5
     assert values["eval/a/truncated_fraction"] == 0.5

@@ -3,14 +3,20 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
 from rewards.compose import Component
 from rewards.load import RewardSpec, load_reward
 from rlstack.config.load import parse
+from rlstack.config.pipeline import PipelineConfig
+from rlstack.merge_command import chosen_method, parser
+from rlstack.stages.pipeline import prepare
 from rlstack.types import RewardRequest
-from tests.config.test_load import SCHEMAS, composed
+from tests.config.test_load import APPS, SCHEMAS, composed
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 COMMANDS = [
@@ -21,7 +27,7 @@ COMMANDS = [
 HYDRA_COMMANDS = [
     words
     for words in COMMANDS
-    if words[0] == "rlstack" and words[1] in SCHEMAS and not words[2].startswith("resume=")
+    if words[0] == "rlstack" and words[1] in APPS and not words[2].startswith("resume=")
 ]
 PLUGIN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
 
@@ -29,13 +35,35 @@ PLUGIN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
 def test_examples_were_found() -> None:
     assert ["make", "quickstart"] in COMMANDS
     assert ["make", "test"] in COMMANDS
-    assert {words[1] for words in HYDRA_COMMANDS} == set(SCHEMAS)
+    assert {words[1] for words in HYDRA_COMMANDS} == set(APPS)
 
 
 @pytest.mark.parametrize("words", HYDRA_COMMANDS, ids=" ".join)
 def test_a_command_is_valid(words: list[str]) -> None:
     _, name, *overrides = words
-    parse(SCHEMAS[name], composed(name, *overrides))
+    parse(APPS[name], composed(name, *overrides))
+
+
+def test_the_merge_command_is_valid() -> None:
+    (words,) = (words for words in COMMANDS if words[:2] == ["rlstack", "merge"])
+    assert callable(chosen_method(parser().parse_args(words[2:])))
+
+
+def test_the_pipeline_is_valid_and_every_stage_of_it() -> None:
+    (text,) = (b for b in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "stages:" in b)
+    values = OmegaConf.create({**composed("pipeline", "stages=[]"), **yaml.safe_load(text)})
+    check_stages(OmegaConf.to_container(values, resolve=True))
+
+
+@pytest.mark.parametrize("name", ["rlhf_quickstart", "domain_experts"])
+def test_a_shipped_pipeline_is_valid_and_every_stage_of_it(name: str) -> None:
+    check_stages(composed("pipeline", f"experiment={name}"))
+
+
+def check_stages(values: Any) -> None:
+    config = parse(PipelineConfig, values)
+    ready = prepare(config, schemas=SCHEMAS, run_stage=lambda *_: True)
+    assert len(ready) == len(config.stages)
 
 
 @pytest.mark.parametrize("target", ["quickstart", "test", "setup", "lint", "bench"])

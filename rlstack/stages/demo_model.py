@@ -1,7 +1,7 @@
 """What the quickstart starts from: a small random model, and demonstrations of mixed quality."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,17 @@ CORRECT_SHARE = 0.4
 """Share of demonstrations that do what is asked; the others just repeat the word."""
 
 
-def build_demo_model(directory: Path, *, seed: int) -> None:
-    """Write a random Qwen2 of about 1M parameters and a byte-level tokenizer, in HF format."""
+def build_demo_model(directory: Path, *, seed: int, words: Sequence[str] = INSTRUCTION) -> None:
+    """Write a random Qwen2 of about 1M parameters and a byte-level tokenizer, in HF format.
+
+    words: those that are tokens of their own.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([PAD, END, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in INSTRUCTION])
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)
     fast.chat_template = CHAT_TEMPLATE
     torch.manual_seed(seed)

@@ -7,16 +7,13 @@ held-out problems before and after.
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from hydra import compose, initialize_config_module
-
-from rlstack.command_line import plain_values
 from rlstack.config.data import ReasoningGymSource
 from rlstack.config.load import parse
 from rlstack.config.run import RLConfig
 from rlstack.config.supervised import SFTConfig
 from rlstack.stages import rl, sft
+from rlstack.stages.composing import composed_values
 from rlstack.stages.demo_model import build_demo_model, write_demonstrations
 
 ACCURACY = "eval/pass@1"
@@ -27,12 +24,10 @@ def run(overrides: list[str]) -> None:
     """Run the demo; `overrides` are Hydra overrides of its RL part."""
     start = time.perf_counter()
     run_dir = Path("runs") / "quickstart" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    rl_values = compose_values(
-        "rl", ["experiment=quickstart", *overrides], model=run_dir / "sft/export", run_dir=run_dir
-    )
-    sft_values = compose_values(
-        "sft", ["experiment=sft_quickstart"], model=run_dir / "model", run_dir=run_dir / "sft"
-    )
+    rl_paths = [f"model.path={run_dir}/sft/export", f"run_dir={run_dir}"]
+    rl_values = composed_values("rl", ["experiment=quickstart", *overrides, *rl_paths])
+    sft_paths = [f"model.path={run_dir}/model", f"run_dir={run_dir}/sft"]
+    sft_values = composed_values("sft", ["experiment=sft_quickstart", *sft_paths])
     # Both are checked before the first minute is spent.
     rl_config, sft_config = parse(RLConfig, rl_values), parse(SFTConfig, sft_values)
     print("quickstart 1/3: building a model", flush=True)
@@ -60,14 +55,3 @@ def run(overrides: list[str]) -> None:
         f"quickstart: held-out accuracy {before:.2f} -> {after:.2f} in {seconds:.0f} s; "
         f"report: {summary.report}"
     )
-
-
-def compose_values(
-    name: str, overrides: list[str], *, model: Path, run_dir: Path
-) -> dict[str, Any]:
-    """The configuration `name` with `overrides`, resolved; for use outside a Hydra app."""
-    with initialize_config_module(version_base="1.3", config_module="conf"):
-        composed = compose(
-            name, overrides=[*overrides, f"model.path={model}", f"run_dir={run_dir}"]
-        )
-    return plain_values(composed)

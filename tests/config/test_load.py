@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from rewards.environments.registry import bind, register_environments
 from rlstack.config.algorithm import GSPOLoss, PPOClipLoss
 from rlstack.config.load import dump, parse
+from rlstack.config.pipeline import PipelineConfig, register_stage_references
 from rlstack.config.reward_model import RewardModelConfig
 from rlstack.config.rounds import DPOConfig, RejectionSamplingConfig
 from rlstack.config.run import EvalConfig, RLConfig, RunSchema
@@ -33,6 +34,7 @@ SCHEMAS: dict[str, type[RunSchema]] = {
     "rejection_sampling": RejectionSamplingConfig,
     "eval": EvalConfig,
 }
+APPS = {**SCHEMAS, "pipeline": PipelineConfig}
 SOURCE = "{type: file, path: rows.jsonl}"
 TEACHER = {"distillation": ["algorithm.advantage.teacher=t"]}
 """What must be given beside an algorithm or advantage of this name."""
@@ -41,6 +43,7 @@ TEACHER = {"distillation": ["algorithm.advantage.teacher=t"]}
 def composed(name: str, *overrides: str) -> dict[str, Any]:
     with initialize_config_module(version_base="1.3", config_module="conf"):
         config = compose(name, overrides=["run_dir=run", *overrides])
+    register_stage_references()
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
@@ -60,9 +63,12 @@ def problems(values: dict[str, Any]) -> str:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_parses(name: str) -> None:
     command = next((c for c in ("sft", "reward_model") if name.startswith(c)), "rl")
-    values = composed(command, f"experiment={name}", "model.path=m")
-    config = parse(SCHEMAS[command], values)
-    assert parse(SCHEMAS[command], yaml.safe_load(dump(config))) == config
+    if "stages:" in (CONF / f"experiment/{name}.yaml").read_text():
+        command = "pipeline"
+    model = [] if command == "pipeline" else ["model.path=m"]
+    values = composed(command, f"experiment={name}", *model)
+    config = parse(APPS[command], values)
+    assert parse(APPS[command], yaml.safe_load(dump(config))) == config
 
 
 @pytest.mark.parametrize("override", [*(f"algorithm={name}" for name in ALGORITHMS), *VARIANTS])
