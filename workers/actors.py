@@ -55,6 +55,9 @@ class _TrainerActor:
     def merge_adapters(self) -> None:
         self.rank.merge_adapters()
 
+    def reset_optimizer(self) -> None:
+        self.rank.reset_optimizer()
+
 
 class PolicyActor(_TrainerActor):
     """`workers.policy.PolicyRank` as an actor."""

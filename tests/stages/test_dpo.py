@@ -147,6 +147,7 @@ def test_the_best_samples_by_a_served_reward_model_are_kept_and_learned(folder: 
         f"run_dir={folder / 'kept'}",
         f"data.train={source(folder / 'prompts.jsonl')}",
         f"data.eval={source(folder / 'prompts.jsonl').replace('prompts', 'held_out')}",
+        "rounds=2",
         "reward=model",
         f"reward.model.checkpoints=[{folder / 'reward_model'}]",
         "placement.reward_model.ranks=1",
@@ -157,8 +158,9 @@ def test_the_best_samples_by_a_served_reward_model_are_kept_and_learned(folder: 
     config = parse(RejectionSamplingConfig, composed("rejection_sampling", *overrides))
     summary = rejection_sampling.run(config)
     run_dir = folder / "kept"
-    file = run_dir / "rounds" / "round_001" / "data.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    files = sorted((run_dir / "rounds").glob("*/data.jsonl"))
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    assert len(files) == 2
     assert rows
     assert all(row["metadata"]["reward"] >= 0 for row in rows)
     judged = SequenceScorer(str(folder / "reward_model"), max_tokens=200, max_tokens_per_batch=200)
