@@ -220,8 +220,8 @@ def memcpy_gib_per_s(num_bytes: int) -> float:
     return num_bytes / 2**30 / timed(lambda: target.copy_(source))
 
 
-def in_process(*arguments: str) -> subprocess.Popen[str]:
-    """This file again, as a process of its own, its last line JSON."""
+def in_process(*arguments: str, module: str = "benchmarks.step") -> subprocess.Popen[str]:
+    """This file again, or another benchmark, as a process of its own, its last line JSON."""
     environment = os.environ | {
         "DS_ACCELERATOR": "cpu",
         "TORCH_COMPILE_DISABLE": "1",
@@ -230,7 +230,7 @@ def in_process(*arguments: str) -> subprocess.Popen[str]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
     }
-    command = [sys.executable, "-m", "benchmarks.step", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -244,6 +244,16 @@ def answer(process: subprocess.Popen[str]) -> Any:
     return json.loads(output.splitlines()[-1])
 
 
+def bare_deepspeed(model: Path, rows_file: Path) -> dict[str, float]:
+    """`bench_deepspeed` on all ranks."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    parts = [("deepspeed", str(model), str(rows_file), str(rank), port) for rank in range(RANKS)]
+    bare, *_ = map(answer, [in_process(*part) for part in parts])
+    return bare
+
+
 def main() -> None:
     """Run every part, print the figures."""
     with tempfile.TemporaryDirectory() as folder:
@@ -254,11 +264,7 @@ def main() -> None:
         print("measuring vLLM alone (2/3)", file=sys.stderr)
         vllm_s = answer(in_process("vllm", str(model)))
         print("measuring DeepSpeed alone (3/3)", file=sys.stderr)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        ranks = [in_process("deepspeed", str(model), str(rows), str(r), port) for r in range(RANKS)]
-        bare, *_ = map(answer, ranks)
+        bare = bare_deepspeed(model, rows)
         model_bytes = (model / "model.safetensors").stat().st_size
     step = sum(
         stack[name] for name in ("reallocation", "rollout", "logprobs", "advantages", "update")
