@@ -74,8 +74,11 @@ def test_every_algorithm_and_each_of_its_variants_parses(override: str) -> None:
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_every_reward_recipe_parses_and_its_saved_form_too(name: str) -> None:
-    environment = ["environment=reasoning_gym_retry"] if name == "environment" else []
-    config = parse(RLConfig, rl_values(f"reward={name}", *environment))
+    needed = {
+        "environment": ["environment=reasoning_gym_retry"],
+        "model": ["reward.model.checkpoints=[m]"],
+    }
+    config = parse(RLConfig, rl_values(f"reward={name}", *needed.get(name, [])))
     assert parse(RLConfig, yaml.safe_load(dump(config))) == config
 
 
