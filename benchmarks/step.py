@@ -27,6 +27,7 @@ from rlstack.stages.demo_model import build_demo_model
 NUM_PROMPTS, NUM_SAMPLES, PROMPT_TOKENS, RESPONSE_TOKENS = 32, 8, 16, 40
 ROUNDS = 6
 RANKS = 2
+TIMEOUT_S = 900.0
 
 
 def prompt_ids() -> list[list[int]]:
@@ -238,7 +239,11 @@ def in_process(*arguments: str, module: str = "benchmarks.step") -> subprocess.P
 
 def answer(process: subprocess.Popen[str]) -> Any:
     """What the process found."""
-    output, errors = process.communicate(timeout=300)
+    try:
+        output, errors = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()  # what it started ends with it
+        raise
     if process.returncode:
         raise RuntimeError(f"{process.args} failed:\n{errors[-3000:]}")
     return json.loads(output.splitlines()[-1])
