@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make quickstart   set up, then train a small model and report what it learned"
 	@echo "make test         set up, then lint and run every test"
-	@echo "make bench        set up, then measure a step and the algorithms against their limits"
+	@echo "make bench        set up, then measure steps and the algorithms against their limits"
 	@echo "make clean        remove .venv and caches (runs/ stays)"
 
 setup:
@@ -36,6 +36,7 @@ test-stack: setup
 
 bench: setup
 	@$(BIN)/python -m benchmarks.step
+	@$(BIN)/python -m benchmarks.ppo
 	@$(BIN)/python -m benchmarks.algorithms
 	@$(BIN)/python -m benchmarks.sandbox
 	@$(BIN)/python -m benchmarks.rewards

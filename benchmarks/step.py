@@ -27,6 +27,7 @@ from rlstack.stages.demo_model import build_demo_model
 NUM_PROMPTS, NUM_SAMPLES, PROMPT_TOKENS, RESPONSE_TOKENS = 32, 8, 16, 40
 ROUNDS = 6
 RANKS = 2
+TIMEOUT_S = 900.0
 
 
 def prompt_ids() -> list[list[int]]:
@@ -222,8 +223,8 @@ def memcpy_gib_per_s(num_bytes: int) -> float:
     return num_bytes / 2**30 / timed(lambda: target.copy_(source))
 
 
-def in_process(*arguments: str) -> subprocess.Popen[str]:
-    """This file again, as a process of its own, its last line JSON."""
+def in_process(*arguments: str, module: str = "benchmarks.step") -> subprocess.Popen[str]:
+    """This file again, or another benchmark, as a process of its own, its last line JSON."""
     environment = os.environ | {
         "DS_ACCELERATOR": "cpu",
         "TORCH_COMPILE_DISABLE": "1",
@@ -232,7 +233,7 @@ def in_process(*arguments: str) -> subprocess.Popen[str]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
     }
-    command = [sys.executable, "-m", "benchmarks.step", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -240,10 +241,24 @@ def in_process(*arguments: str) -> subprocess.Popen[str]:
 
 def answer(process: subprocess.Popen[str]) -> Any:
     """What the process found."""
-    output, errors = process.communicate(timeout=300)
+    try:
+        output, errors = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()  # what it started ends with it
+        raise
     if process.returncode:
         raise RuntimeError(f"{process.args} failed:\n{errors[-3000:]}")
     return json.loads(output.splitlines()[-1])
+
+
+def bare_deepspeed(model: Path, rows_file: Path) -> dict[str, float]:
+    """`bench_deepspeed` on all ranks."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    parts = [("deepspeed", str(model), str(rows_file), str(rank), port) for rank in range(RANKS)]
+    bare, *_ = map(answer, [in_process(*part) for part in parts])
+    return bare
 
 
 def main() -> None:
@@ -256,11 +271,7 @@ def main() -> None:
         print("measuring vLLM alone (2/3)", file=sys.stderr)
         vllm_s = answer(in_process("vllm", str(model)))
         print("measuring DeepSpeed alone (3/3)", file=sys.stderr)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        ranks = [in_process("deepspeed", str(model), str(rows), str(r), port) for r in range(RANKS)]
-        bare, *_ = map(answer, ranks)
+        bare = bare_deepspeed(model, rows)
         model_bytes = (model / "model.safetensors").stat().st_size
     step = sum(
         stack[name] for name in ("reallocation", "rollout", "logprobs", "advantages", "update")

@@ -5,6 +5,7 @@ import json
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from rlstack.checkpoint import Checkpoints
 from rlstack.config.load import dump
 from rlstack.config.model import ModelConfig
 from rlstack.config.run import EvalConfig
@@ -75,7 +76,7 @@ async def _run(config: EvalConfig) -> dict[str, float]:
                 stop=config.rollout.stop,
             ),
             seed=(config.seed, EVALUATION_ROUND),
-            step=0,
+            step=num_updates(config.model),
         )
         values = evaluation_metrics(groups).values()
         tracker.log(1, values)
@@ -100,3 +101,15 @@ def resolve_model(model: ModelConfig) -> ModelConfig:
         f"model.path: run directory {path} has no export/ yet; finish the run "
         f"(resume={path}) with checkpoint.export=true, or name a model folder"
     )
+
+
+def num_updates(model: ModelConfig) -> int:
+    """Updates behind the policy of a run directory, at which weight schedules are evaluated.
+
+    Its latest checkpoint says so; 0 where there is none, and for a model folder or hub name.
+
+    Raises:
+        CheckpointError: if that checkpoint cannot be read.
+    """
+    checkpoints = Checkpoints(Path(model.path), keep_last=1)
+    return checkpoints.latest()[1].policy_version if checkpoints.steps() else 0
