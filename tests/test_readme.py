@@ -66,6 +66,14 @@ def check_stages(values: Any) -> None:
     assert len(ready) == len(config.stages)
 
 
+def test_what_is_added_to_a_stage_is_valid() -> None:
+    experiment = ("pipeline", "experiment=rlhf_quickstart")
+    added = [" ".join(text.split()) for text in re.findall(r"`'(more={.*?})'`", README, re.DOTALL)]
+    assert len(added) == 2
+    check_stages(composed(*experiment, added[0].replace("policy:", "ppo:")))
+    check_stages(composed(*experiment, added[1]))
+
+
 @pytest.mark.parametrize("target", ["quickstart", "test", "setup", "lint", "bench"])
 def test_make_targets_exist(target: str) -> None:
     makefile = (Path(__file__).parents[1] / "Makefile").read_text()
