@@ -42,7 +42,8 @@ def test_a_commands_help_lists_groups_and_keys(tmp_path: Path) -> None:
     found = rlstack("rl", "--help", cwd=tmp_path)
     assert found.returncode == 0
     assert "dr_grpo, gmpo" in found.stdout
-    assert "experiment: gsm8k_grpo" in found.stdout
+    assert "\nexperiment: " in found.stdout
+    assert "gsm8k_grpo, " in found.stdout
     assert "temperature: 1.0" in found.stdout
     assert list(tmp_path.iterdir()) == []
 
