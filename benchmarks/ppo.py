@@ -87,7 +87,7 @@ def bench_stack(model: Path, classifier: Path, rows_file: Path) -> dict[str, flo
                 marks, sizes = await one_step(roles, config, version, rows_file)
                 found.update(sizes)
                 if version:  # the first round warms up
-                    for name, start, end in zip(PHASES, marks, marks[1:], strict=True):
+                    for name, start, end in zip(PHASES, marks[:-1], marks[1:], strict=True):
                         seconds.setdefault(name, []).append(end - start)
 
     asyncio.run(measure())
