@@ -63,7 +63,7 @@ def bench_stack(model: Path, classifier: Path, rows_file: Path) -> dict[str, flo
     """Seconds of every phase of the real step on the real roles."""
     from rlstack.config.load import parse
     from rlstack.config.run import RLConfig
-    from rlstack.stages.quickstart import compose_values
+    from rlstack.stages.composing import composed_values
     from rlstack.stages.rl_roles import launch_spec
     from workers.launch import launch
 
@@ -76,8 +76,10 @@ def bench_stack(model: Path, classifier: Path, rows_file: Path) -> dict[str, flo
         f"rollout.max_response_tokens={RESPONSE_TOKENS}",
         f"data.prompts_per_step={NUM_PROMPTS}",
         f"rollout.num_samples={NUM_SAMPLES}",
+        f"model.path={model}",
+        f"run_dir={model}",
     ]
-    config = parse(RLConfig, compose_values("rl", overrides, model=model, run_dir=model))
+    config = parse(RLConfig, composed_values("rl", overrides))
     seconds: dict[str, list[float]] = {}
     found: dict[str, float] = {}
 
