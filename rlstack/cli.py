@@ -42,7 +42,7 @@ from rlstack.errors import (
 )
 
 if TYPE_CHECKING:
-    from rlstack.stages.supervised import Summary
+    from rlstack.stages.progress import Summary
 
 USAGE = """rlstack: reinforcement-learning post-training of language models
 

@@ -17,15 +17,13 @@ from rlstack.protocols import Tokenizer
 from rlstack.stages import rounds, supervised
 from rlstack.stages.common import load_train_and_held_out
 from rlstack.stages.preference_learner import JudgedLearner, PairLearner
+from rlstack.stages.progress import Summary
 from rlstack.stages.rounds import Round, RoundsStage
-from rlstack.stages.supervised import Learner, Stage, Summary
+from rlstack.stages.supervised import Learner, Stage
 from rlstack.types import PreferencePair
 from workers.group import PolicyGroup
-from workers.launch import Roles
-from workers.launch_spec import LaunchSpec
 from workers.loading import check_model, check_positions, load_tokenizer, model_fingerprint
 from workers.lora import check_adapters
-from workers.specs import TrainedRole
 
 
 def run(config: DPOConfig) -> Summary:
@@ -48,17 +46,18 @@ def _pairs(config: DPOConfig, objective: PairObjective, tokenizer: Tokenizer) ->
     train, held_out = _load(load_preferences, config, tokenizer)
     fingerprint = model_fingerprint(config.model)
 
-    def learner(roles: Roles) -> Learner[Any, Any]:
-        assert roles.policy is not None
+    def learner(policy: PolicyGroup) -> Learner[Any, Any]:
         return PairLearner(
-            policy=roles.policy,
+            policy=policy,
             objective=objective,
             cache=ReferenceCache(Path(config.run_dir) / "reference", model=fingerprint),
             datasets={"train": train.prompts, "held_out": held_out.prompts},
             pad_token_id=tokenizer.pad_token_id,
         ).learner()
 
-    return _stage(config, train, held_out, learner)
+    return supervised.policy_stage(
+        command="dpo", config=config, train=train, held_out=held_out, learner=learner
+    )
 
 
 def _sampled(
@@ -108,10 +107,9 @@ def _judged(config: DPOConfig, objective: KTOObjective, tokenizer: Tokenizer) ->
     }
     fingerprint = model_fingerprint(config.model)
 
-    def learner(roles: Roles) -> Learner[Any, Any]:
-        assert roles.policy is not None
+    def learner(policy: PolicyGroup) -> Learner[Any, Any]:
         return JudgedLearner(
-            policy=roles.policy,
+            policy=policy,
             objective=objective,
             cache=ReferenceCache(Path(config.run_dir) / "reference", model=fingerprint),
             datasets=dict(datasets),
@@ -119,7 +117,9 @@ def _judged(config: DPOConfig, objective: KTOObjective, tokenizer: Tokenizer) ->
             pad_token_id=tokenizer.pad_token_id,
         ).learner()
 
-    return _stage(config, train, held_out, learner)
+    return supervised.policy_stage(
+        command="dpo", config=config, train=train, held_out=held_out, learner=learner
+    )
 
 
 def _load(
@@ -135,25 +135,3 @@ def _load(
         for sources in (config.data.train, config.data.eval)
     )
     return without_held_out(train, held_out), held_out
-
-
-def _stage(
-    config: DPOConfig,
-    train: Dataset[SampleT],
-    held_out: Dataset[SampleT],
-    learner: Callable[[Roles], Learner[SampleT, Any]],
-) -> Stage[SampleT, Any]:
-    spec = LaunchSpec(
-        placement=config.placement,
-        model=config.model,
-        seed=config.seed,
-        policy=TrainedRole(
-            model=config.model,
-            trainer=config.trainer,
-            total_updates=config.num_steps(len(train.prompts)),
-        ),
-        ray_address=config.ray_address,
-    )
-    return Stage(
-        command="dpo", config=config, train=train, held_out=held_out, spec=spec, learner=learner
-    )

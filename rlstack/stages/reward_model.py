@@ -23,7 +23,8 @@ from rlstack.preference_evaluation import (
     score_by_length,
 )
 from rlstack.stages import supervised
-from rlstack.stages.supervised import Learner, Stage, Summary
+from rlstack.stages.progress import Summary
+from rlstack.stages.supervised import Learner, Stage
 from rlstack.types import PreferencePair
 from workers.launch import Roles
 from workers.launch_spec import LaunchSpec

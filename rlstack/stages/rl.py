@@ -2,25 +2,24 @@
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rlstack.checkpoint import Checkpoints, RunState, improves, load_rewards, write_folder
+from rlstack.checkpoint import load_rewards, write_folder
 from rlstack.config.load import dump
 from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles
-from rlstack.data.sampler import PromptSampler, SamplerState
+from rlstack.data.sampler import PromptSampler
 from rlstack.protocols import Filtration, Trained
 from rlstack.report import write_report
 from rlstack.rollout_log import write_rollouts
 from rlstack.stages.common import (
     check_unused,
     episodes,
-    library_versions,
     load_train_and_held_out,
     serve_reward_models,
     stop_signals,
 )
+from rlstack.stages.progress import Progress, Summary
 from rlstack.stages.rl_roles import check_roles, chosen_filtration, launch_spec
 from rlstack.timeline import Timeline
 from rlstack.tracking import Tracker
@@ -36,24 +35,12 @@ from workers.lora import check_adapters
 from workers.scorer import ScorerPool
 
 
-@dataclass(kw_only=True)
-class RunSummary:
-    """What a run achieved."""
-
-    run_dir: Path
-    steps_completed: int = 0
-    evaluations: dict[int, dict[str, float]] = field(default_factory=dict[int, dict[str, float]])
-    """step -> evaluation metrics, of this process"""
-    report: Path | None = None
-    stopped_early: bool = False
-
-
-def run(config: RLConfig) -> RunSummary:
+def run(config: RLConfig) -> Summary:
     """Train until `total_steps`; SIGTERM or Ctrl-C finish the step, save and stop."""
     return asyncio.run(_run(config))
 
 
-async def _run(config: RLConfig) -> RunSummary:
+async def _run(config: RLConfig) -> Summary:
     run_dir = Path(config.run_dir)
     spec, filtration = _checked(config)
     tokenizer = load_tokenizer(config.model)
@@ -134,11 +121,10 @@ class Training:
         self.tracker = tracker
         self.held_out = held_out
         self.run_dir = Path(config.run_dir)
-        self.checkpoints = Checkpoints(self.run_dir, keep_last=config.checkpoint.keep_last)
-        self.summary = RunSummary(run_dir=self.run_dir)
-        self.saved_step: int | None = None
-        self.best_value: float | None = None
-        self.best_step: int | None = None
+        self.progress = Progress(
+            config.checkpoint, controller.sampler, tracker, run_dir=self.run_dir
+        )
+        self.summary = self.progress.summary
 
     async def run(self, stop: asyncio.Event) -> None:
         """From the latest checkpoint, or from the start, to the end or to `stop`."""
@@ -161,21 +147,18 @@ class Training:
             values = metrics.values()
             values |= throughput(values) | (await self._evaluate(step) if evaluating else {})
             self.tracker.log(step, values)
-            self._remember_best(step, values)
-            if config.checkpoint.every and step % config.checkpoint.every == 0:
+            if self.progress.is_due(values):
                 await self._save()
             if stop.is_set():
                 self.summary.stopped_early = step < config.total_steps
                 break
         await self._save()
         if self.summary.stopped_early:
-            self.tracker.note(
-                f"stopped after step {self.summary.steps_completed}; resume with "
-                f"rlstack rl resume={self.run_dir}"
-            )
+            self.progress.note_stop("rl")
         elif config.checkpoint.export:
             self.tracker.phase("exporting")
-            await write_folder(self.run_dir / "export", controller.roles.policy.export)
+            self.summary.model = self.run_dir / "export"
+            await write_folder(self.summary.model, controller.roles.policy.export)
             if controller.roles.critic is not None:
                 await write_folder(self.run_dir / "export_critic", controller.roles.critic.export)
 
@@ -184,34 +167,20 @@ class Training:
         if self.config.tracking.save_rollouts:
             write_rollouts(result.groups, run_dir=self.run_dir, step=step, evaluation=True)
         values = result.metrics.values()
-        self.summary.evaluations[step] = values
-        return {name: value for name, value in values.items() if name.startswith("eval/")}
-
-    def _remember_best(self, step: int, values: dict[str, float]) -> None:
-        metric = self.config.checkpoint.keep_best
-        if metric is None or metric not in values:
-            return
-        if improves(metric, values[metric], self.best_value):
-            self.best_value, self.best_step = values[metric], step
+        values = {name: value for name, value in values.items() if name.startswith("eval/")}
+        self.progress.evaluated(step, values)
+        return values
 
     async def _save(self) -> None:
         """Checkpoint after the last completed step, once."""
-        step = self.summary.steps_completed
-        if step in (0, self.saved_step):
+        if self.progress.is_saved:
             return
-        self.tracker.phase("saving a checkpoint")
-        state = RunState(
-            step=step,
+        await self.progress.save(
+            self._save_trainers,
+            rewards=await self.controller.roles.scorer.state(),
             policy_version=self.controller.policy_version,
             kl_coef=self.controller.kl_coef,
-            sampler=asdict(self.controller.sampler.state()),
-            best_value=self.best_value,
-            best_step=self.best_step,
-            versions=library_versions(),
         )
-        rewards = await self.controller.roles.scorer.state()
-        await self.checkpoints.save(state, self._save_trainers, rewards=rewards)
-        self.saved_step = step
 
     async def _save_trainers(self, directory: Path) -> None:
         for name, trainer in self._trainers().items():
@@ -223,23 +192,15 @@ class Training:
         critic: dict[str, Trained] = {"critic": roles.critic} if roles.critic else {}
         return {"policy": roles.policy, **critic}
 
-    async def _restore(self) -> None:
-        path, state = self.checkpoints.latest()
-        self.tracker.phase(f"resuming from {path}")
+    async def _load_trainers(self, directory: Path) -> None:
         for name, trainer in self._trainers().items():
-            await trainer.load(path / "trainer" / name)
+            await trainer.load(directory / name)
+
+    async def _restore(self) -> None:
+        path, state = await self.progress.restore(self._load_trainers)
         await self.controller.roles.scorer.restore(load_rewards(path))
-        self.controller.sampler.restore(SamplerState(**state.sampler))
         self.controller.policy_version = state.policy_version
         self.controller.kl_coef = state.kl_coef
-        self.best_value, self.best_step = state.best_value, state.best_step
-        self.summary.steps_completed = self.saved_step = state.step
-        self.tracker.truncate_after(state.step)
-        if state.versions != library_versions():
-            self.tracker.note(
-                f"resuming with other library versions than the checkpoint was written by "
-                f"({state.versions}): results may differ in the last bits"
-            )
 
 
 def throughput(values: dict[str, float]) -> dict[str, float]:

@@ -31,7 +31,8 @@ from rlstack.report import write_report
 from rlstack.rollout_log import write_rollouts
 from rlstack.stages import supervised
 from rlstack.stages.common import reward_models, serve_reward_models
-from rlstack.stages.supervised import Learner, Part, Running, Stage, Summary, Training
+from rlstack.stages.progress import Summary
+from rlstack.stages.supervised import Learner, Part, Running, Stage, Training
 from rlstack.types import Group, Phase, Prompt, SamplingSettings
 from workers.group import PolicyGroup
 from workers.launch_spec import LaunchSpec
@@ -163,7 +164,7 @@ class _Rounds(Generic[SampleT]):
             if done <= end:
                 previous, training = training, self._training(folder, samples, number, start, done)
                 if previous is not None:
-                    training.follow(previous)
+                    training.progress.follow(previous.progress)
                 await self.reallocator.enter(Phase.TRAIN, version=start)
                 await training.run(self.running.stop)
                 if training.summary.stopped_early:

@@ -8,13 +8,12 @@ from rlstack.config.supervised import SFTConfig
 from rlstack.data.demonstrations import load_demonstrations
 from rlstack.data.held_out import without_held_out
 from rlstack.stages import supervised
-from rlstack.stages.supervised import Learner, Stage, Summary
+from rlstack.stages.progress import Summary
+from rlstack.stages.supervised import Learner, Stage
 from rlstack.types import Demonstration
-from workers.launch import Roles
-from workers.launch_spec import LaunchSpec
+from workers.group import PolicyGroup
 from workers.loading import check_model, check_positions, load_tokenizer
 from workers.lora import check_adapters
-from workers.specs import TrainedRole
 
 
 def run(config: SFTConfig) -> Summary:
@@ -41,26 +40,14 @@ def _prepare(config: SFTConfig) -> Stage[Demonstration, SFTBatch]:
     )
     train = without_held_out(train, held_out)
 
-    def learner(roles: Roles) -> Learner[Demonstration, SFTBatch]:
-        assert roles.policy is not None
+    def learner(policy: PolicyGroup) -> Learner[Demonstration, SFTBatch]:
         return Learner(
-            trainer=roles.policy,
+            trainer=policy,
             collate=partial(collate_demonstrations, pad_token_id=tokenizer.pad_token_id),
-            update=roles.policy.update_supervised,
-            evaluate=roles.policy.evaluate_supervised,
+            update=policy.update_supervised,
+            evaluate=policy.evaluate_supervised,
         )
 
-    spec = LaunchSpec(
-        placement=config.placement,
-        model=config.model,
-        seed=config.seed,
-        policy=TrainedRole(
-            model=config.model,
-            trainer=config.trainer,
-            total_updates=config.num_steps(len(train.prompts)),
-        ),
-        ray_address=config.ray_address,
-    )
-    return Stage(
-        command="sft", config=config, train=train, held_out=held_out, spec=spec, learner=learner
+    return supervised.policy_stage(
+        command="sft", config=config, train=train, held_out=held_out, learner=learner
     )

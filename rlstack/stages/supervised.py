@@ -5,7 +5,8 @@ the data, held-out evaluation, checkpoints, resuming, stop signals, tracking, ex
 stage module has three things to do (see `stages.sft`, which is nothing else):
 
 1. read the data: two `Dataset`s, for training and held out;
-2. say which roles to start: a `LaunchSpec` with `total_updates=config.num_steps(rows)`;
+2. say which roles to start: `policy_stage`, or a `LaunchSpec` of its own with
+   `total_updates=config.num_steps(rows)`;
 3. make a `Learner` of the running roles: how samples become a batch, how a batch is learned from,
    how it is measured, and whose weights those are.
 
@@ -15,23 +16,26 @@ Its configuration is a `SupervisedConfig`.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from rlstack.batch import Rows
-from rlstack.checkpoint import Checkpoints, RunState, improves, write_folder
+from rlstack.checkpoint import write_folder
 from rlstack.config.load import dump
 from rlstack.config.supervised import SupervisedConfig
 from rlstack.data.dataset import Dataset, SampleT
-from rlstack.data.sampler import PromptSampler, SamplerState
+from rlstack.data.sampler import PromptSampler
 from rlstack.metrics import Metrics, merge
 from rlstack.report import write_report
-from rlstack.stages.common import check_unused, library_versions, stop_signals
+from rlstack.stages.common import check_unused, stop_signals
+from rlstack.stages.progress import Progress, Summary
 from rlstack.timeline import Timeline
 from rlstack.tracking import Tracker
+from workers.group import PolicyGroup
 from workers.launch import Roles, launch
 from workers.launch_spec import LaunchSpec
+from workers.specs import TrainedRole
 
 BatchT = TypeVar("BatchT", bound=Rows)
 
@@ -75,18 +79,34 @@ class Stage(Generic[SampleT, BatchT]):
     learner: Callable[[Roles], Learner[SampleT, BatchT]]
 
 
-@dataclass(kw_only=True)
-class Summary:
-    """What a run achieved."""
+def policy_stage(
+    *,
+    command: str,
+    config: SupervisedConfig,
+    train: Dataset[SampleT],
+    held_out: Dataset[SampleT],
+    learner: Callable[[PolicyGroup], Learner[SampleT, BatchT]],
+) -> Stage[SampleT, BatchT]:
+    """A stage that trains a policy and starts nothing else."""
 
-    run_dir: Path
-    steps_completed: int = 0
-    evaluations: dict[int, dict[str, float]] = field(default_factory=dict[int, dict[str, float]])
-    """step -> evaluation metrics, of this process"""
-    model: Path | None = None
-    """In Hugging Face format; None if it was not exported."""
-    report: Path | None = None
-    stopped_early: bool = False
+    def of_roles(roles: Roles) -> Learner[SampleT, BatchT]:
+        assert roles.policy is not None
+        return learner(roles.policy)
+
+    spec = LaunchSpec(
+        placement=config.placement,
+        model=config.model,
+        seed=config.seed,
+        policy=TrainedRole(
+            model=config.model,
+            trainer=config.trainer,
+            total_updates=config.num_steps(len(train.prompts)),
+        ),
+        ray_address=config.ray_address,
+    )
+    return Stage(
+        command=command, config=config, train=train, held_out=held_out, spec=spec, learner=of_roles
+    )
 
 
 def check_run_dir(config: SupervisedConfig, *, command: str) -> None:
@@ -191,11 +211,10 @@ class Training(Generic[SampleT, BatchT]):
         self.total_steps = part.start + config.num_steps(self.num_rows)
         self.run_dir = Path(config.run_dir)
         self.timeline = Timeline(self.run_dir, on_span=tracker.span)
-        self.checkpoints = Checkpoints(self.run_dir, keep_last=config.checkpoint.keep_last)
-        self.summary = Summary(run_dir=self.run_dir, steps_completed=part.start)
-        self.saved_step: int | None = part.start
-        self.best_value: float | None = None
-        self.best_step: int | None = None
+        self.progress = Progress(
+            config.checkpoint, self.sampler, tracker, run_dir=self.run_dir, start=part.start
+        )
+        self.summary = self.progress.summary
 
     async def run(self, stop: asyncio.Event) -> None:
         """From the latest checkpoint, or from the start, to the end or to `stop`."""
@@ -203,28 +222,24 @@ class Training(Generic[SampleT, BatchT]):
             self.tracker.phase("reference logprobs")
             await self.learner.prepare()
         if self.part.resume:
-            await self._restore()
+            await self.progress.restore(self.learner.trainer.load)
         first = self.summary.steps_completed
         if first == 0 and self._evaluates(0):
             self.tracker.log(0, await self._evaluate(0))
-        every = self.config.checkpoint.every
         for step in range(first + 1, self.total_steps + 1):
             values = await self._step(step)
             self.summary.steps_completed = step
             if self._evaluates(step):
                 values |= await self._evaluate(step)
             self.tracker.log(step, values)
-            if self._is_best(step, values) or (every and step % every == 0):
+            if self.progress.is_due(values):
                 await self._save()
             if stop.is_set():
                 self.summary.stopped_early = step < self.total_steps or not self.part.last
                 break
         await self._save()
         if self.summary.stopped_early:
-            self.tracker.note(
-                f"stopped after step {self.summary.steps_completed}; resume with "
-                f"rlstack {self.command} resume={self.run_dir}"
-            )
+            self.progress.note_stop(self.command)
         elif self.part.last:
             await self.export()
 
@@ -234,11 +249,6 @@ class Training(Generic[SampleT, BatchT]):
             self.tracker.phase("exporting")
             self.summary.model = self.run_dir / "export"
             await write_folder(self.summary.model, self.learner.trainer.export)
-
-    def follow(self, previous: "Training[SampleT, BatchT]") -> None:
-        """Take over what an earlier part of the run has found."""
-        self.summary.evaluations |= previous.summary.evaluations
-        self.best_value, self.best_step = previous.best_value, previous.best_step
 
     async def _step(self, step: int) -> dict[str, float]:
         self.timeline.begin_step(step)
@@ -268,7 +278,8 @@ class Training(Generic[SampleT, BatchT]):
             metrics = await self.part.evaluate(step)
         else:
             metrics = await self._evaluate_held_out()
-        self.summary.evaluations[step] = values = metrics.values()
+        values = metrics.values()
+        self.progress.evaluated(step, values)
         return values
 
     async def _evaluate_held_out(self) -> Metrics:
@@ -279,39 +290,7 @@ class Training(Generic[SampleT, BatchT]):
         ]
         return self.learner.summarize(parts)
 
-    def _is_best(self, step: int, values: dict[str, float]) -> bool:
-        metric = self.config.checkpoint.keep_best
-        if metric not in values or not improves(metric, values[metric], self.best_value):
-            return False
-        self.best_value, self.best_step = values[metric], step
-        return True
-
     async def _save(self) -> None:
         """Checkpoint after the last completed step, once."""
-        step = self.summary.steps_completed
-        if step in (0, self.saved_step):
-            return
-        self.tracker.phase("saving a checkpoint")
-        state = RunState(
-            step=step,
-            sampler=asdict(self.sampler.state()),
-            best_value=self.best_value,
-            best_step=self.best_step,
-            versions=library_versions(),
-        )
-        await self.checkpoints.save(state, self.learner.trainer.save, rewards={})
-        self.saved_step = step
-
-    async def _restore(self) -> None:
-        path, state = self.checkpoints.latest()
-        self.tracker.phase(f"resuming from {path}")
-        await self.learner.trainer.load(path / "trainer")
-        self.sampler.restore(SamplerState(**state.sampler))
-        self.best_value, self.best_step = state.best_value, state.best_step
-        self.summary.steps_completed = self.saved_step = state.step
-        self.tracker.truncate_after(state.step)
-        if state.versions != library_versions():
-            self.tracker.note(
-                f"resuming with other library versions than the checkpoint was written by "
-                f"({state.versions}): results may differ in the last bits"
-            )
+        if not self.progress.is_saved:
+            await self.progress.save(self.learner.trainer.save, rewards={})

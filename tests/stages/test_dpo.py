@@ -13,7 +13,7 @@ from rlstack.config.load import parse
 from rlstack.config.resume import resumed_values
 from rlstack.config.rounds import DPOConfig, RejectionSamplingConfig
 from rlstack.stages import dpo, rejection_sampling
-from rlstack.stages.supervised import Summary
+from rlstack.stages.progress import Summary
 from tests.config.test_load import composed
 from tests.tiny_model import write_tiny_model
 

@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 from rlstack.config.reward import RewardComponent, RewardConfig
+from rlstack.controller import StepResult
+from rlstack.errors import ConfigError
+from rlstack.metrics import Metrics
 from rlstack.stages.rl import Training
 from rlstack.tracking import Tracker
+from rlstack.types import Prompt
 from tests.test_controller import make_controller
 from workers.scorer import ScorerPool
 
@@ -105,3 +109,42 @@ def test_the_kl_coefficient_survives_a_resume(tmp_path: Path) -> None:
     assert expected == pytest.approx(0.2 * 1.02**4)
     train(twice, "total_steps=2")
     assert train(twice, "total_steps=4", f"resume={twice}") == expected
+
+
+def train_with_losses(run_dir: Path, losses: list[float], *overrides: str) -> list[str]:
+    """The checkpoints that are kept where each evaluation measures the next of `losses`."""
+    controller, _, _ = make_controller(
+        run_dir, f"run_dir={run_dir}", "evaluation.every=2", "checkpoint.export=false", *overrides
+    )
+    measured = iter(losses)
+    evaluate_prompts = controller.evaluate
+
+    async def evaluate(prompts: tuple[Prompt, ...]) -> StepResult:
+        result = await evaluate_prompts(prompts)
+        return replace(result, metrics=Metrics.of({"eval/loss": next(measured)}))
+
+    controller.evaluate = evaluate  # type: ignore[method-assign]
+    config = controller.config
+    with Tracker.open(
+        config.tracking, run_dir=run_dir, total_steps=config.total_steps, title="rl"
+    ) as tracker:
+        asyncio.run(Training(config, controller, tracker, ()).run(asyncio.Event()))
+    return sorted(folder.name for folder in (run_dir / "checkpoints").iterdir())
+
+
+def test_the_best_step_is_saved_when_no_checkpoint_was_due(tmp_path: Path) -> None:
+    kept = train_with_losses(
+        tmp_path,
+        [5.0, 4.0, 2.0, 3.0],
+        "total_steps=6",
+        "checkpoint.every=5",
+        "checkpoint.keep_last=1",
+        "checkpoint.keep_best=eval/loss",
+    )
+    assert kept == ["step_000004", "step_000006"]
+
+
+def test_a_best_metric_that_is_not_measured_is_named_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"keep_best: no metric 'eval/los'.*there are eval/loss"):
+        train_with_losses(tmp_path, [5.0], "checkpoint.keep_best=eval/los")
+    assert not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").read_text()

@@ -15,7 +15,8 @@ from rlstack.config.supervised import SFTConfig
 from rlstack.data.dataset import Dataset, SkipReport, Source
 from rlstack.errors import ConfigError
 from rlstack.metrics import Metrics
-from rlstack.stages.supervised import Learner, Part, Stage, Summary, Training, check_run_dir
+from rlstack.stages.progress import Summary
+from rlstack.stages.supervised import Learner, Part, Stage, Training, check_run_dir
 from rlstack.tracking import Tracker
 from rlstack.types import Demonstration
 from tests.config.test_load import SOURCE, composed
