@@ -17,20 +17,22 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks.step import (
+from benchmarks.limits import (
     NUM_PROMPTS,
     NUM_SAMPLES,
     RANKS,
     RESPONSE_TOKENS,
     ROUNDS,
+    SAMPLING,
     answer,
     bare_deepspeed,
+    bare_vllm,
+    groups,
     in_process,
     memcpy_gib_per_s,
-    prompt_ids,
+    requests,
     timed,
 )
 from rlstack.stages.demo_model import build_demo_model
@@ -103,28 +105,9 @@ async def one_step(
     from rlstack.algorithms.catalog import estimate_advantages
     from rlstack.batch import collate
     from rlstack.minibatches import Forward, critic_batch, policy_batch
-    from rlstack.types import GenerationRequest, Group, Phase, Prompt, SamplingSettings, Score
+    from rlstack.types import Phase
 
-    prompts = [
-        Prompt(
-            prompt_id=str(index),
-            data_source="bench",
-            text="",
-            token_ids=np.array(ids),
-            answer=None,
-            reward=None,
-            metadata={},
-        )
-        for index, ids in enumerate(prompt_ids())
-    ]
-    requests = [
-        GenerationRequest(
-            request_id=row * NUM_SAMPLES + index, prompt=prompt, sample_index=index, seed=index
-        )
-        for row, prompt in enumerate(prompts)
-        for index in range(NUM_SAMPLES)
-    ]
-    sampling = SamplingSettings(temperature=1.0, max_response_tokens=RESPONSE_TOKENS)
+    asked = requests()
     marks = [time.perf_counter()]
 
     def mark() -> None:
@@ -132,20 +115,12 @@ async def one_step(
 
     metrics = await roles.reallocator.enter(Phase.GENERATE, version=version)
     mark()
-    rollouts = {i: r async for i, r in roles.engines.generate(requests, sampling)}
+    rollouts = {i: r async for i, r in roles.engines.generate(asked, SAMPLING)}
     mark()
-    texts = [rollouts[index].text for index in range(len(requests))]
+    texts = [rollouts[index].text for index in range(len(asked))]
     scores = (await roles.reward_models.score([""] * len(texts), texts))[0]
     mark()
-    groups = [
-        Group(
-            prompt=prompt,
-            rollouts=tuple(rollouts[row * NUM_SAMPLES + i] for i in range(NUM_SAMPLES)),
-            scores=tuple(Score(value=scores[row * NUM_SAMPLES + i]) for i in range(NUM_SAMPLES)),
-        )
-        for row, prompt in enumerate(prompts)
-    ]
-    batch = collate(groups, pad_token_id=0)
+    batch = collate(groups(rollouts, scores), pad_token_id=0)
     await roles.reallocator.enter(Phase.TRAIN, version=version)
     old = await roles.policy.logprobs(batch)
     mark()
@@ -202,7 +177,7 @@ def main() -> None:
         parts = (str(model), str(classifier), str(rows))
         stack = answer(in_process("stack", *parts, module="benchmarks.ppo"))
         print("measuring vLLM alone (2/4)", file=sys.stderr)
-        vllm_s = answer(in_process("vllm", str(model)))
+        vllm_s = bare_vllm(model)
         print("measuring DeepSpeed alone (3/4)", file=sys.stderr)
         bare = bare_deepspeed(model, rows)
         print("measuring the classifier alone (4/4)", file=sys.stderr)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import pickle
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Literal, Protocol, cast
@@ -27,7 +27,9 @@ _Verdicts = dict[str, Score]
 class GroupJudge(Protocol):
     """Who judges the component `reward_model`: `workers.served_models.ServedModels`."""
 
-    async def judge(self, arrivals: Arrivals) -> list[Score]: ...
+    async def judge(
+        self, arrivals: Arrivals, *, applies: Callable[[RewardRequest], bool]
+    ) -> list[Score]: ...
 
     def state(self) -> bytes: ...
 
@@ -197,8 +199,14 @@ class ScorerPool:
 
     async def _judge_by_models(self, arrivals: Arrivals) -> list[_Verdicts]:
         assert self._models is not None, "serve comes first"
-        scores = await self._models.judge(arrivals)
         components = [self._spec.components[index] for index in self._served]
+
+        def applies(request: RewardRequest) -> bool:
+            return any(component.applies(request) for component in components)
+
+        scores = await self._models.judge(arrivals, applies=applies)
+        if not scores:
+            return [{} for _ in arrivals]
         return [
             {c.key: score for c in components if c.applies(arrival.result())}
             for arrival, score in zip(arrivals, scores, strict=True)

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
@@ -40,6 +41,13 @@ GROUPS_PER_CALL = 8
 still being generated."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    arrivals: Arrivals
+    applies: Callable[[RewardRequest], bool]
+    scores: "asyncio.Future[list[Score]]"
+
+
 class ServedModels:
     """Judges groups of rollouts by the running models.
 
@@ -62,17 +70,21 @@ class ServedModels:
             std_weight=config.std_weight,
             scale=scale,
         )
-        self._waiting: deque[tuple[Arrivals, asyncio.Future[list[Score]]]] = deque()
+        self._waiting: deque[_Asked] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    async def judge(self, arrivals: Arrivals) -> list[Score]:
+    async def judge(
+        self, arrivals: Arrivals, *, applies: Callable[[RewardRequest], bool]
+    ) -> list[Score]:
         """A score for each rollout of a group, when all have arrived.
+
+        None of them if the group's prompt is not one that `applies` says is to be judged.
 
         Raises:
             WorkerError: if a rank of the models died.
         """
         future: asyncio.Future[list[Score]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((arrivals, future))
+        self._waiting.append(_Asked(arrivals, applies, future))
         if self._worker is None or self._worker.done():
             # It begins after all groups that are asked for at the same time.
             self._worker = asyncio.ensure_future(self._work())
@@ -90,13 +102,15 @@ class ServedModels:
         while self._waiting:
             count = min(GROUPS_PER_CALL, len(self._waiting))
             groups: list[tuple[list[RewardRequest], asyncio.Future[list[Score]]]] = []
-            for arrivals, future in [self._waiting.popleft() for _ in range(count)]:
-                found = await asyncio.gather(*arrivals, return_exceptions=True)
+            for asked in [self._waiting.popleft() for _ in range(count)]:
+                found = await asyncio.gather(*asked.arrivals, return_exceptions=True)
                 requests = [one for one in found if isinstance(one, RewardRequest)]
-                if len(requests) == len(found):
-                    groups.append((requests, future))
-                else:  # generation failed, and whoever asked was told
-                    future.cancel()
+                if len(requests) < len(found):  # generation failed, and whoever asked was told
+                    asked.scores.cancel()
+                elif asked.applies(requests[0]):
+                    groups.append((requests, asked.scores))
+                elif not asked.scores.done():
+                    asked.scores.set_result([])
             await self._resolve(groups)
 
     async def _resolve(
