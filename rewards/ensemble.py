@@ -84,8 +84,10 @@ class ScoreEnsemble:
     def scores(self, raw: Scores, *, reason: str) -> list[Score]:
         """One score for each column of float64 [M, N]; None, for `reason`, where one is not finite.
 
-        Every model's score before normalisation is a part, `model_0`, `model_1`, ...
+        Every model's score before normalisation is a part, `model_0`, `model_1`, ...; that of a
+        single model which is not normalised is the score itself and no part.
         """
+        single = len(raw) == 1 and self._scale == "none"
         usable = np.asarray(np.isfinite(raw).all(axis=0))
         values = np.full(raw.shape[1], np.nan)
         values[usable] = combine(
@@ -95,7 +97,9 @@ class ScoreEnsemble:
             Score(value=value, parts={f"model_{m}": float(x) for m, x in enumerate(column)})
             if finite
             else Score(value=None, errors=(reason,))
-            for finite, value, column in zip(usable, values.tolist(), raw.T, strict=True)
+            for finite, value, column in zip(
+                usable, values.tolist(), (raw[:0] if single else raw).T, strict=True
+            )
         ]
 
     def state(self) -> bytes:

@@ -32,8 +32,8 @@ class PreferenceModel:
         with features of each response: one for each, in the order of training. Only models in local
         folders have them.
 
-    Every model's score before normalisation is a part, `model_0`, `model_1`, ... A score that is
-    not finite, or a feature that is missing, makes the value None.
+    Every model's score before normalisation is a part, `model_0`, `model_1`, ..., unless it is the
+    score itself. A score that is not finite, or a feature that is missing, makes the value None.
 
     Raises:
         RewardError: when it is built, if a checkpoint cannot serve or has other features.

@@ -53,19 +53,23 @@ def evaluation_metrics(groups: Sequence[Group]) -> Metrics:
     """`eval/...` over all groups, and `eval/<data_source>/...` where there is more than one source.
 
     Every prompt weighs the same. A response that could not be judged is not correct; `unjudged` is
-    their share, and `reward` is the mean over the others; `part/...` that of each component.
+    their share, and `reward` is the mean over the others; `part/...` that of each component. There
+    is a `maj@k` where prompts have answers.
     """
+    votes = any(group.prompt.answer is not None for group in groups)
     by_source: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
         by_source[group.prompt.data_source].append(group)
-    metrics = merge(_evaluate(group, prefix="eval") for group in groups)
+    metrics = merge(_evaluate(group, prefix="eval", votes=votes) for group in groups)
     if len(by_source) > 1:
         for source, members in sorted(by_source.items()):
-            metrics += merge(_evaluate(group, prefix=f"eval/{source}") for group in members)
+            metrics += merge(
+                _evaluate(group, prefix=f"eval/{source}", votes=votes) for group in members
+            )
     return metrics
 
 
-def _evaluate(group: Group, *, prefix: str) -> Metrics:
+def _evaluate(group: Group, *, prefix: str, votes: bool) -> Metrics:
     num_samples = len(group.scores)
     num_correct = sum(is_correct(score) for score in group.scores)
     means: dict[str, tuple[float, float]] = {}
@@ -73,7 +77,7 @@ def _evaluate(group: Group, *, prefix: str) -> Metrics:
     while k <= num_samples:
         means[f"{prefix}/pass@{k}"] = (pass_at_k(num_samples, num_correct, k=k), 1.0)
         k *= 2
-    if num_samples > 1:
+    if votes and num_samples > 1:
         means[f"{prefix}/maj@{num_samples}"] = (majority_at_k(group.scores), 1.0)
     judged = [score.value for score in group.scores if score.value is not None]
     truncated = sum(r.finish_reason is FinishReason.LENGTH for r in group.rollouts)

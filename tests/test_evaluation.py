@@ -202,11 +202,12 @@ def test_episodes_are_measured() -> None:
     assert not any("turns" in name or "tool" in name for name in without)
 
 
-def test_pass_at_k_goes_up_in_powers_of_two() -> None:
-    values = evaluation_metrics([group([1.0] * 6, source="a", lengths=[1] * 6)]).values()
-    assert {name for name in values if "@" in name} == {
-        "eval/pass@1",
-        "eval/pass@2",
-        "eval/pass@4",
+def test_pass_at_k_goes_up_in_powers_of_two_and_prompts_with_answers_are_voted_on() -> None:
+    plain = group([1.0] * 6, source="a", lengths=[1] * 6)
+    names = {name for name in evaluation_metrics([plain]).values() if "@" in name}
+    assert names == {"eval/pass@1", "eval/pass@2", "eval/pass@4"}
+    answered = dataclasses.replace(plain, prompt=dataclasses.replace(plain.prompt, answer="5"))
+    assert {n for n in evaluation_metrics([plain, answered]).values() if "@" in n} == {
+        *names,
         "eval/maj@6",
     }

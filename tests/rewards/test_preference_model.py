@@ -70,6 +70,16 @@ def test_a_long_text_keeps_its_end(models: list[str]) -> None:
     np.testing.assert_allclose([s.value for s in reward(GROUP)], expected, atol=1e-5)
 
 
+def test_the_score_of_a_single_model_is_told_once(models: list[str]) -> None:
+    plain, scaled = (
+        build("preference_model", {"checkpoints": models[:1], "scale": scale})(GROUP)
+        for scale in ("none", "running")
+    )
+    assert [score.parts for score in plain] == [{}] * len(GROUP)
+    values = [{"model_0": pytest.approx(score.value)} for score in plain]
+    assert [score.parts for score in scaled] == values
+
+
 def test_ensembles(models: list[str]) -> None:
     raw = np.array([plain_scores(model) for model in models])
     expected = {
