@@ -38,9 +38,8 @@ NUM_ASKED = 4
 MOST_WORDS = 6
 SUITABLE_SHARE = 0.45
 """Of the words in a demonstration, or in a response that is compared."""
-LABEL_NOISE, MUCH_LABEL_NOISE = 0.1, 0.35
+LABEL_NOISE = 0.1
 NUM_DEMONSTRATIONS, NUM_PAIRS, NUM_HELD_OUT_PAIRS, NUM_HELD_OUT_PROMPTS = 6000, 6000, 400, 40
-NUM_NOISY_PAIRS = 4000
 
 
 @register("asked_words")
@@ -91,16 +90,14 @@ def draw_response(letters: Sequence[str], generator: np.random.Generator) -> str
     return " ".join(str(word) for word in chosen)
 
 
-def draw_pair(
-    letters: Sequence[str], generator: np.random.Generator, *, label_noise: float = LABEL_NOISE
-) -> dict[str, Any]:
-    """Two responses of different worth; in a share `label_noise` of pairs the worse is chosen."""
+def draw_pair(letters: Sequence[str], generator: np.random.Generator) -> dict[str, Any]:
+    """Two responses of different worth; in a share `LABEL_NOISE` of pairs the worse is chosen."""
     while True:
         one, two = (draw_response(letters, generator) for _ in range(2))
         difference = true_reward(one, letters=letters) - true_reward(two, letters=letters)
         if difference != 0:
             break
-    mistaken = generator.random() < label_noise
+    mistaken = generator.random() < LABEL_NOISE
     chosen, rejected = (one, two) if (difference > 0) != mistaken else (two, one)
     return {**prompt_of(letters), "chosen": chosen, "rejected": rejected}
 
@@ -108,9 +105,8 @@ def draw_pair(
 def write_data(directory: Path, *, seed: int) -> None:
     """demonstrations, preferences, held_out_preferences, prompts, held_out_prompts: .jsonl files.
 
-    Besides, the prompts of every domain: early, held_out_early, late, held_out_late; and
-    noisy_preferences, of people who are often mistaken. No held-out pair of letters, in either
-    order, is in the others.
+    Besides, the prompts of every domain: early, held_out_early, late, held_out_late. No held-out
+    pair of letters, in either order, is in the others.
     """
     generator = np.random.default_rng(seed)
     pairs = [tuple(sorted(pair)) for pair in permutations(LETTERS, 2)]
@@ -139,10 +135,6 @@ def write_data(directory: Path, *, seed: int) -> None:
         rows[f"held_out_{domain}"] = [
             row for row in both_orders(held_out) if set(row["letters"]) <= set(letters)
         ]
-    rows["noisy_preferences"] = (
-        draw_pair(some(train), generator, label_noise=MUCH_LABEL_NOISE)
-        for _ in range(NUM_NOISY_PAIRS)
-    )
     directory.mkdir(parents=True, exist_ok=True)
     for name, entries in rows.items():
         lines = "".join(json.dumps(row) + "\n" for row in entries)
