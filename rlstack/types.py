@@ -80,7 +80,7 @@ class Turn:
     """What the policy reads next; it is not shown the one that ends the episode."""
     done: bool = False
     reward: float = 0.0
-    """Of this action, in reward units."""
+    """Of this action, in reward units; counted by the reward `environment`."""
     role: Literal["user", "tool"] = "user"
     """Who speaks: tool output is written as the chat template writes it."""
     tool_calls: int = 0
@@ -290,6 +290,9 @@ class Score:
     value: float | None
     parts: Mapping[str, float] = field(default_factory=dict[str, float])
     """Unweighted value of each reward component that could judge."""
+    turn_rewards: tuple[float, ...] = ()
+    """The part of `value` that is due at each turn of an episode, in reward units, in order; what
+    `value` has beyond their sum is due at the end. Empty: all of it is."""
     extracted_answer: str | None = None
     """The answer found in the response; majority voting compares these."""
     errors: tuple[str, ...] = ()
