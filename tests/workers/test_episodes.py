@@ -19,6 +19,7 @@ from rlstack.types import (
     Prompt,
     Rollout,
     SamplingSettings,
+    Turn,
 )
 from tests.chat_tokenizer import CHATML, EOS, CharTokenizer
 from tests.workers.conftest import environment_pool
@@ -259,3 +260,43 @@ def test_no_rollout_waits_for_another(pool: EnvironmentPool, tmp_path: Path) -> 
     )
     # The first one is let go by the end of the second: with a barrier it would have timed out.
     assert arrived == [1, 0]
+
+
+@pytest.fixture(scope="module")
+def tools() -> Iterator[EnvironmentPool]:
+    pool = environment_pool("python_tool", {})
+    asyncio.run(pool.ready())
+    yield pool
+    pool.close()
+
+
+def test_a_tool_call_is_carried_out_and_its_output_is_read_and_masked(
+    tools: EnvironmentPool,
+) -> None:
+    """As the experiment python_tool_math tells the model to call it; the program really runs."""
+    program = (
+        '<tool_call>{"name": "python", "arguments": {"code": "print(17 * 23)\\nprint(2 ** 8)"}}'
+        "</tool_call>"
+    )
+    broken = '<tool_call>{"name": "python", "arguments": {"code": "print(1"}}</tool_call>'
+    answer = r"It is \boxed{391}."
+    script = Script([f"Let me see. {program}", answer], [broken, answer])
+    right, wrong = asyncio.run(
+        play(tools, script, request(0), request(1), max_response_tokens=2000)
+    )
+    shown = "\n<|im_start|>tool\n391\n256<|im_end|>\n<|im_start|>assistant\n"
+    text = TOKENIZER.decode(right.response_ids.tolist())
+    assert text == f"Let me see. {program}<|im_end|>{shown}{answer}<|im_end|>"
+    assert TOKENIZER.decode(right.response_ids[~right.loss_mask].tolist()) == shown
+    assert (right.finish_reason, right.error, right.text) == (FinishReason.STOP, None, answer)
+    call, last = right.turns
+    assert call.answer is not None
+    assert (call.answer.tool_calls, call.answer.tool_errors) == (1, 0)
+    assert last.answer == Turn(done=True)
+    # The second action was written with the output in view.
+    assert script.contexts[-1].endswith(CLOSING)
+    assert any(f"{program}<|im_end|>{shown}" in context for context in script.contexts)
+    masked = TOKENIZER.decode(wrong.response_ids[~wrong.loss_mask].tolist())
+    assert "'(' was never closed<|im_end|>" in masked  # of a long output the middle is left out
+    assert wrong.turns[0].answer is not None
+    assert wrong.turns[0].answer.tool_errors == 1
