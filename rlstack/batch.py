@@ -170,7 +170,8 @@ class SFTBatch(SelectableRows):
 class PairBatch(Rows):
     """Preference pairs: rows 2i and 2i + 1 are the chosen and the rejected response of pair i.
 
-    loss_mask: True on the responses' tokens, the end of sequence included.
+    loss_mask: True on the responses' tokens, the end of sequence included, but not on what an
+    environment said in between.
     margins: float32 [N], by how much chosen is better, in the units of the data; 0 where it is not
     said. features: float32 [2N, F], scored attributes of each response; F may be 0.
     num_pairs: the denominator of the loss, over every rank and micro-batch of this optimizer step;
@@ -288,9 +289,12 @@ def collate_pairs(pairs: Sequence[PreferencePair], *, pad_token_id: int) -> Pair
         raise ValueError(f"collate_pairs: pairs with {sorted(sizes)} features in one batch")
     rows = _padded(
         [
-            _response_row(pair.prompt_ids, response)
+            _response_row(pair.prompt_ids, response, mask)
             for pair in pairs
-            for response in (pair.chosen_ids, pair.rejected_ids)
+            for response, mask in (
+                (pair.chosen_ids, pair.chosen_mask),
+                (pair.rejected_ids, pair.rejected_mask),
+            )
         ],
         pad_token_id=pad_token_id,
     )
@@ -344,12 +348,15 @@ def collate_demonstrations(
 
 
 def _response_row(
-    prompt_ids: NDArray[np.int64], response_ids: NDArray[np.int64]
+    prompt_ids: NDArray[np.int64],
+    response_ids: NDArray[np.int64],
+    mask: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Tokens of both, int64 [L], and bool [L]: True on the response."""
+    """Tokens of both, int64 [L], and bool [L]: True on the response, or where `mask` [R] is."""
+    own = np.ones(len(response_ids), dtype=np.bool_) if mask is None else mask
     return (
         np.concatenate((prompt_ids, response_ids)),
-        np.arange(len(prompt_ids) + len(response_ids)) >= len(prompt_ids),
+        np.concatenate((np.zeros(len(prompt_ids), dtype=np.bool_), own)),
     )
 
 

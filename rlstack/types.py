@@ -164,6 +164,8 @@ class PreferencePair:
 
     prompt_ids: int64 [P], chat template and generation prompt included.
     chosen_ids, rejected_ids: int64 [R], end-of-sequence token included; their own lengths.
+    chosen_mask, rejected_mask: bool [R], False on what an environment said in between; None: the
+        policy wrote all of it.
     margin: by how much, in the units of the row's scores; None where the row does not say.
     chosen_features, rejected_features: F scored attributes of each response; F may be 0.
     """
@@ -181,6 +183,8 @@ class PreferencePair:
     chosen_features: tuple[float, ...]
     rejected_features: tuple[float, ...]
     metadata: Mapping[str, Any]
+    chosen_mask: NDArray[np.bool_] | None = None
+    rejected_mask: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
