@@ -47,7 +47,8 @@ class ComposedReward:
         A component that returns None, raises or returns something that is not finite leaves the
         sum, unless its error policy says otherwise; the last two are named in `errors`. `value` is
         None if no component is left. A `Score` from a component contributes its value, its parts as
-        `component/part`, its errors and its extracted answer; the first extracted answer wins.
+        `component/part`, its turn_rewards, its errors and its extracted answer; the first extracted
+        answer wins.
 
         Raises:
             RewardError: if a component failed whose error policy is `raise`.
@@ -153,7 +154,11 @@ class ComposedReward:
                 f"{len(results)} results for {len(requests)} rollouts; "
                 "a batched reward returns one for each, in their order"
             )
-        return [_verdict(self.components[index], result) for result in results]
+        component = self.components[index]
+        return [
+            _verdict(component, result, num_turns=len(request.turns))
+            for request, result in zip(requests, results, strict=True)
+        ]
 
     def close(self) -> None:
         """Tear down what was set up; a reward that fails at it does not keep the others from it."""
@@ -262,13 +267,14 @@ def _failure(component: Component, error: BaseException) -> Score:
     return Score(value=None, errors=(f"{component.key}: {type(error).__name__}: {error}",))
 
 
-def _verdict(component: Component, result: Any) -> Score:
+def _verdict(component: Component, result: Any, *, num_turns: int) -> Score:
     """What a reward returned, as a Score whose parts and errors carry the component's label."""
     try:
         score = result if isinstance(result, Score) else Score(value=result)
         return Score(
             value=None if score.value is None else _finite("value", score.value),
             parts={f"{component.key}/{k}": _finite(k, v) for k, v in score.parts.items()},
+            turn_rewards=_turn_rewards(score, num_turns),
             extracted_answer=_text_or_none(score.extracted_answer),
             errors=tuple(f"{component.key}: {error}" for error in score.errors),
         )
@@ -286,6 +292,15 @@ def _finite(name: str, value: object) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{name} is {value}; a reward must be finite")
     return float(value)
+
+
+def _turn_rewards(score: Score, num_turns: int) -> tuple[float, ...]:
+    rewards = tuple(_finite("turn_rewards", reward) for reward in score.turn_rewards)
+    if len(rewards) not in (0, num_turns):
+        raise ValueError(
+            f"{len(rewards)} turn_rewards for {num_turns} turns; give one for each of request.turns"
+        )
+    return rewards
 
 
 def _text_or_none(value: object) -> str | None:

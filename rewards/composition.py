@@ -130,7 +130,8 @@ def combine(
     The value is the sum of weight * value over the components that could judge, and None if none
     could. Every value is kept in `parts` as it is, without weight or gate. A component whose gate
     stays under `gate_min` adds 0; one whose gate could not be judged leaves the sum; a gate that
-    does not apply to the row is open. The first extracted answer wins.
+    does not apply to the row is open. What components gave for single turns is weighted, gated and
+    added in the same way. The first extracted answer wins.
 
     Raises:
         RewardError: if a component failed whose error policy is `raise`.
@@ -154,9 +155,13 @@ def combine(
         if value is not None:
             parts[component.key] = value
         dropped = dropped or (failed(verdict) and component.on_error == "drop")
+    value, turn_rewards = (
+        (None, ()) if dropped else _weighted_sums(components, verdicts, parts, step=step)
+    )
     return Score(
-        value=None if dropped else _weighted_sum(components, verdicts, parts, step=step),
+        value=value,
         parts=parts,
+        turn_rewards=turn_rewards,
         extracted_answer=extracted_answer,
         errors=tuple(errors),
         num_errors=num_errors,
@@ -173,22 +178,28 @@ def _after_failure(component: Component, request: RewardRequest, verdict: Score)
     return 0.0 if component.on_error == "zero" else None
 
 
-def _weighted_sum(
+def _weighted_sums(
     components: Sequence[Component],
     verdicts: Mapping[str, Score],
     parts: Mapping[str, float],
     *,
     step: int,
-) -> float | None:
+) -> tuple[float | None, tuple[float, ...]]:
+    """Of the values, and of what is due at each turn."""
     total: float | None = None
+    turns: tuple[float, ...] = ()
     for component in components:
         if component.key not in verdicts or component.key not in parts:
             continue
-        contribution = component.weight_at(step) * parts[component.key]
+        weight = component.weight_at(step)
         if component.gate is not None and component.gate in verdicts:
             if component.gate not in parts:
                 continue
             if parts[component.gate] < component.gate_min:
-                contribution = 0.0
-        total = (total or 0.0) + contribution
-    return total
+                weight = 0.0
+        total = (total or 0.0) + weight * parts[component.key]
+        own = verdicts[component.key].turn_rewards
+        if own:
+            before = turns or (0.0,) * len(own)
+            turns = tuple(b + weight * reward for b, reward in zip(before, own, strict=True))
+    return total, turns

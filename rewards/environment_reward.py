@@ -2,20 +2,23 @@
 
 from rewards.registry import register
 from rlstack.errors import RewardError
-from rlstack.types import FinishReason, RewardRequest
+from rlstack.types import FinishReason, RewardRequest, Score
 
 
 @register("environment")
-def environment(request: RewardRequest) -> float | None:
+def environment(request: RewardRequest) -> Score | None:
     """Sum of the rewards of the turns; an action that was cut by the token limit earns nothing.
 
-    The value is None if the environment failed before it had answered.
+    Each is due at its own turn. The value is None if the environment failed before it had answered.
 
     Raises:
         RewardError: if the response is no episode.
     """
     if request.turns:
-        return sum(turn.answer.reward for turn in request.turns if turn.answer is not None)
+        earned = tuple(
+            0.0 if turn.answer is None else float(turn.answer.reward) for turn in request.turns
+        )
+        return Score(value=sum(earned), turn_rewards=earned)
     if request.finish_reason in (FinishReason.ERROR, FinishReason.TIMEOUT):
         return None
     raise RewardError(

@@ -160,19 +160,19 @@ def info(name: str) -> RewardInfo:
     Raises:
         RewardError: if the reward is unknown or its package cannot be imported.
     """
-    if name not in _registry and name in installed():
-        found = load_installed(name)
+    if name not in _registry and name in installed("reward"):
+        found = load_installed("reward", name)
         # Its module may have registered it; a plain function or class has not.
         if name not in _registry and (inspect.isfunction(found) or inspect.isclass(found)):
             register(name)(found)
         if name not in _registry:
             raise RewardError(
-                f"reward {name!r}: {installed()[name].value!r} registers no reward of that name. "
-                f"It needs @register({name!r}) there."
+                f"reward {name!r}: {installed('reward')[name].value!r} registers no reward of that "
+                f"name. It needs @register({name!r}) there."
             )
     if name in _registry:
         return _registry[name]
-    known = sorted({*_registry, *installed()})
+    known = sorted({*_registry, *installed("reward")})
     close = get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise RewardError(

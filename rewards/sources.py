@@ -1,4 +1,4 @@
-"""Where rewards come from outside this package: modules, files and installed packages."""
+"""Where rewards and environments of others come from: modules, files and installed packages."""
 
 import importlib
 import sys
@@ -8,12 +8,17 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from rlstack.errors import RewardError
 
-ENTRY_POINT_GROUP = "rlstack.rewards"
-"""Installed packages name their rewards here: `my_reward = "my_package.my_module"`."""
+Kind = Literal["reward", "environment"]
+
+ENTRY_POINT_GROUPS: dict[Kind, str] = {
+    "reward": "rlstack.rewards",
+    "environment": "rlstack.environments",
+}
+"""Where installed packages name what they bring: `my_reward = "my_package.my_module"`."""
 
 
 def import_plugin(plugin: str) -> ModuleType:
@@ -67,38 +72,38 @@ def import_function(reference: str) -> Callable[..., Any]:
 
 
 @cache
-def installed() -> dict[str, EntryPoint]:
-    """The rewards that installed packages declare, by name; none of them is imported by this.
+def installed(kind: Kind) -> dict[str, EntryPoint]:
+    """What installed packages declare, by name; none of it is imported by this.
 
     Raises:
         RewardError: if two packages declare the same name.
     """
     found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=ENTRY_POINT_GROUP):
+    for point in entry_points(group=ENTRY_POINT_GROUPS[kind]):
         other = found.get(point.name)
         if other is not None and other.value != point.value:
             raise RewardError(
-                f"two installed packages declare the reward {point.name!r}: {_package(other)} "
+                f"two installed packages declare the {kind} {point.name!r}: {_package(other)} "
                 f"({other.value}) and {_package(point)} ({point.value}). Uninstall one of them."
             )
         found[point.name] = point
     return found
 
 
-def load_installed(name: str) -> Any:
-    """Import what the installed package declares as reward `name`: a module, or the reward itself.
+def load_installed(kind: Kind, name: str) -> Any:
+    """Import what the installed package declares as `name`: a module, or the thing itself.
 
     Raises:
         RewardError: naming the package and the cause, if it cannot be imported.
     """
-    point = installed()[name]
+    point = installed(kind)[name]
     try:
         return point.load()
     except RewardError:
         raise
     except (Exception, SystemExit) as error:
         raise RewardError(
-            f"reward {name!r} of the installed package {_package(point)} cannot be imported from "
+            f"{kind} {name!r} of the installed package {_package(point)} cannot be imported from "
             f"{point.value!r}: {type(error).__name__}: {error}. Repair or uninstall that package."
         ) from error
 

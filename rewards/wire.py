@@ -2,8 +2,9 @@
 
 `POST /score` takes `{"version": 1, "requests": [{"id": 0, "prompt": ..., "response": ..., ...}]}`,
 the fields of `RewardRequest` beside `id`, and answers `{"version": 1, "scores": [{"id": 0, "value":
-..., "parts": {...}, "extracted_answer": ..., "errors": [...]}]}`. One call is one group: the
-responses to one prompt. Scores may come in any order; the ids say which is whose.
+..., "parts": {...}, "turn_rewards": [...], "extracted_answer": ..., "errors": [...]}]}`; all but
+`id` and `value` may be left out. One call is one group: the responses to one prompt. Scores may
+come in any order; the ids say which is whose.
 """
 
 import json
@@ -83,7 +84,8 @@ def decode_scores(body: bytes, form: Format, *, count: int) -> list[Score]:
     ordered = [by_id[number] for number in range(count)]
     scores = _validated(_scores_adapter(), ordered, key="scores")
     for number, score in enumerate(scores):
-        for name, value in {"value": score.value, **score.parts}.items():
+        turns = {f"turn_rewards[{turn}]": reward for turn, reward in enumerate(score.turn_rewards)}
+        for name, value in {"value": score.value, **score.parts, **turns}.items():
             if value is not None and not math.isfinite(value):
                 raise WireError(f"scores: {name} of id {number} is {value}; expected a number")
     return scores

@@ -84,12 +84,16 @@ class TokenBatch(SelectableRows):
     rewards: float32 [B], reward units; NaN where a rollout could not be judged.
     baseline_rewards: float32 [B], reward units, of the greedy response to each row's prompt, NaN
     where it could not be judged; None where no algorithm asked for one.
+    turn_rewards: float32 [B, T], reward units, the part of `rewards` that is due at the last token
+    of a turn; what `rewards` has beyond their sum is due at the last token of the row, so that a
+    row's total is `rewards` whatever lies here. None where no rollout was given any.
     """
 
     rollout_logprobs: Tensor
     group_ids: Tensor
     rewards: Tensor
     baseline_rewards: Tensor | None = None
+    turn_rewards: Tensor | None = None
 
     def __post_init__(self) -> None:
         # dataclass(slots=True) makes a new class, so zero-argument super() would not find it.
@@ -100,6 +104,8 @@ class TokenBatch(SelectableRows):
         _check(self, "rewards", (num_rows,), torch.float32)
         if self.baseline_rewards is not None:
             _check(self, "baseline_rewards", (num_rows,), torch.float32)
+        if self.turn_rewards is not None:
+            _check(self, "turn_rewards", shape, torch.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -164,7 +170,8 @@ class SFTBatch(SelectableRows):
 class PairBatch(Rows):
     """Preference pairs: rows 2i and 2i + 1 are the chosen and the rejected response of pair i.
 
-    loss_mask: True on the responses' tokens, the end of sequence included.
+    loss_mask: True on the responses' tokens, the end of sequence included, but not on what an
+    environment said in between.
     margins: float32 [N], by how much chosen is better, in the units of the data; 0 where it is not
     said. features: float32 [2N, F], scored attributes of each response; F may be 0.
     num_pairs: the denominator of the loss, over every rank and micro-batch of this optimizer step;
@@ -253,7 +260,22 @@ def collate(groups: Sequence[Group], *, pad_token_id: int) -> TokenBatch:
         group_ids=torch.from_numpy(group_ids.astype(np.int64)),
         rewards=torch.from_numpy(np.concatenate([g.rewards for g in groups])),
         baseline_rewards=baseline_rewards,
+        turn_rewards=_turn_rewards(groups, loss_mask),
     )
+
+
+def _turn_rewards(groups: Sequence[Group], loss_mask: NDArray[np.bool_]) -> Tensor | None:
+    """Float32 [B, T]: what each turn was given, on its last token; None if no turn was."""
+    pairs = [pair for group in groups for pair in zip(group.rollouts, group.scores, strict=True)]
+    if not any(score.turn_rewards for _, score in pairs):
+        return None
+    per_token = np.zeros(loss_mask.shape, dtype=np.float32)
+    for row, (rollout, score) in enumerate(pairs):
+        if score.turn_rewards:
+            ends = np.array([turn.end for turn in rollout.turns], dtype=np.int64)
+            np.add.at(per_token[row], len(rollout.prompt.token_ids) + ends - 1, score.turn_rewards)
+    # Of an action without tokens nothing can be placed: it stays in what is due at the end.
+    return torch.from_numpy(np.where(loss_mask, per_token, np.float32(0.0)))
 
 
 def collate_pairs(pairs: Sequence[PreferencePair], *, pad_token_id: int) -> PairBatch:
@@ -267,9 +289,12 @@ def collate_pairs(pairs: Sequence[PreferencePair], *, pad_token_id: int) -> Pair
         raise ValueError(f"collate_pairs: pairs with {sorted(sizes)} features in one batch")
     rows = _padded(
         [
-            _response_row(pair.prompt_ids, response)
+            _response_row(pair.prompt_ids, response, mask)
             for pair in pairs
-            for response in (pair.chosen_ids, pair.rejected_ids)
+            for response, mask in (
+                (pair.chosen_ids, pair.chosen_mask),
+                (pair.rejected_ids, pair.rejected_mask),
+            )
         ],
         pad_token_id=pad_token_id,
     )
@@ -323,12 +348,15 @@ def collate_demonstrations(
 
 
 def _response_row(
-    prompt_ids: NDArray[np.int64], response_ids: NDArray[np.int64]
+    prompt_ids: NDArray[np.int64],
+    response_ids: NDArray[np.int64],
+    mask: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Tokens of both, int64 [L], and bool [L]: True on the response."""
+    """Tokens of both, int64 [L], and bool [L]: True on the response, or where `mask` [R] is."""
+    own = np.ones(len(response_ids), dtype=np.bool_) if mask is None else mask
     return (
         np.concatenate((prompt_ids, response_ids)),
-        np.arange(len(prompt_ids) + len(response_ids)) >= len(prompt_ids),
+        np.concatenate((np.zeros(len(prompt_ids), dtype=np.bool_), own)),
     )
 
 

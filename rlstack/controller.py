@@ -349,6 +349,7 @@ def _group(prompt: Prompt, rollouts: Sequence[Rollout], scores: Sequence[Score])
         else replace(
             score,
             value=None,
+            turn_rewards=(),
             errors=(rollout.error, *score.errors),
             num_errors={**score.num_errors, "environment": 1},
         )

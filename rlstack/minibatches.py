@@ -72,11 +72,13 @@ def filtered(
     filler = batch.lengths.argsort()[torch.arange(num_rows - len(kept)) % batch.num_rows]
     result = batch.select(torch.cat([torch.from_numpy(kept), filler]))
     teaches = torch.arange(num_rows) < len(kept)
+    turns = result.turn_rewards
     return replace(
         result,
         loss_mask=result.loss_mask & teaches.unsqueeze(1),
         rollout_logprobs=torch.where(teaches.unsqueeze(1), result.rollout_logprobs, 0.0),
         rewards=torch.where(teaches, result.rewards, torch.nan),
+        turn_rewards=None if turns is None else torch.where(teaches.unsqueeze(1), turns, 0.0),
     )
 
 
@@ -89,7 +91,7 @@ def policy_batch(
     kl_coef: float,
 ) -> PolicyBatch:
     """`rows` of a step for one optimizer step of the policy, with the denominators of its loss."""
-    chosen = batch.select(rows)
+    chosen = _without_turn_rewards(batch).select(rows)
     return PolicyBatch(
         **_fields(chosen),
         old_logprobs=forward.old_logprobs[rows],
@@ -108,7 +110,7 @@ def critic_batch(
     """`rows` of a step for one optimizer step of the critic; unjudged ones teach it nothing."""
     assert forward.values is not None
     assert estimate.returns is not None
-    chosen = batch.select(rows)
+    chosen = _without_turn_rewards(batch).select(rows)
     loss_mask = chosen.loss_mask & ~chosen.rewards.isnan().unsqueeze(1)
     chosen = replace(chosen, loss_mask=loss_mask)
     return CriticBatch(
@@ -117,6 +119,11 @@ def critic_batch(
         returns=estimate.returns[rows],
         num_loss_tokens=int(loss_mask.sum()),
     )
+
+
+def _without_turn_rewards(batch: TokenBatch) -> TokenBatch:
+    """They are in the advantages and returns by now, and need not travel."""
+    return replace(batch, turn_rewards=None)
 
 
 def _fields(batch: TokenBatch) -> dict[str, Tensor]:

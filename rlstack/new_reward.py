@@ -54,7 +54,7 @@ def write_new_reward(name: str, *, directory: Path) -> None:
         raise RewardError(
             f"{name!r} cannot be the name of a new reward: choose a Python name, like short_enough."
         )
-    if name in registered_names() or name in installed():
+    if name in registered_names() or name in installed("reward"):
         raise RewardError(f"there is a reward {name!r} already. Choose another name.")
     if find_spec(name) is not None:
         raise RewardError(f"{name}.py would hide the Python module {name!r}. Choose another name.")

@@ -1,31 +1,29 @@
-"""`rlstack rewards`: list the rewards, try one on the rows of a file, start a new one.
+"""`rlstack rewards`: list rewards and environments, try a reward on a file's rows, start a new one.
 
 Works on the core package alone: the scorer processes need neither Ray nor an engine.
 """
 
 import argparse
 import asyncio
-import inspect
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any, cast, get_args, get_origin
+from typing import Any, cast
 
 import numpy as np
 
 from rewards import reliability
 from rewards.load import register_rewards
-from rewards.registry import ROW, RewardInfo, info, registered_names
-from rewards.sources import installed
+from rewards.registry import ROW, info
 from rlstack.config.reward import RewardComponent, RewardConfig
 from rlstack.data.values import RowError, answer_text, to_messages
-from rlstack.errors import DataError, RewardError
+from rlstack.errors import DataError
 from rlstack.new_reward import write_new_reward
+from rlstack.rewards_list import listing
 from rlstack.types import FinishReason, RewardRequest, Score
 
 ROWS_SHOWN = 20
@@ -60,7 +58,7 @@ def run(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     match options.command:
         case "list":
-            _list(options.plugin)
+            print("\n".join(listing(options.plugin)))
         case "test":
             _test(options)
         case "reliability":
@@ -78,7 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     plugin.add_argument(
         "--plugin", action="append", default=[], metavar="MODULE_OR_FILE", help="may be repeated"
     )
-    commands.add_parser("list", parents=[plugin], help="every reward: source, parameters, meaning")
+    commands.add_parser(
+        "list",
+        parents=[plugin],
+        help="every reward and environment: source, parameters, meaning",
+    )
     test = commands.add_parser(
         "test",
         parents=[plugin],
@@ -133,42 +135,6 @@ def _positive(kind: type[float]) -> Any:
         return value
 
     return parse
-
-
-def _list(plugins: Sequence[str]) -> None:
-    register_rewards(plugins)
-    for name in sorted({*registered_names(), *installed()}):
-        try:
-            reward = info(name)
-        except RewardError as error:  # only whoever uses it must be stopped by it
-            print(f"{name}  (broken)\n    {error}")
-            continue
-        batched = ", whole groups" if reward.batched else ""
-        print(f"{name}  ({_source(reward)}{batched})")
-        print(f"    {reward.summary or 'no documentation'}")
-        params = [_described(param) for param in reward.signature.parameters.values()]
-        print(f"    parameters: {', '.join(params) or 'none'}")
-
-
-def _described(param: inspect.Parameter) -> str:
-    """A parameter as its author wrote it, the limits of its value aside."""
-    kind = param.annotation
-    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    text = f"{param.name}: {inspect.formatannotation(kind)}"
-    text = text.replace("collections.abc.", "").replace("typing.", "")
-    if param.default is inspect.Parameter.empty:
-        return text
-    default = param.default
-    return f"{text} = {default.pattern if isinstance(default, re.Pattern) else default!r}"
-
-
-def _source(reward: RewardInfo) -> str:
-    if reward.target.__module__.split(".")[0] == "rewards":
-        return "built-in"
-    point = installed().get(reward.name)
-    if point is not None and point.dist is not None:
-        return f"package {point.dist.name}"
-    return reward.place
 
 
 def _test(options: argparse.Namespace) -> None:

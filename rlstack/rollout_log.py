@@ -41,6 +41,7 @@ def _record(rollout: Rollout, score: Score, *, step: int) -> jsonl.Record:
         "extracted_answer": score.extracted_answer,
         "reward": score.value,
         "parts": dict(score.parts),
+        "turn_rewards": list(score.turn_rewards),
         "errors": list(score.errors),
         "finish_reason": rollout.finish_reason.value,
         "response_tokens": len(rollout.response_ids),

@@ -80,7 +80,7 @@ class Turn:
     """What the policy reads next; it is not shown the one that ends the episode."""
     done: bool = False
     reward: float = 0.0
-    """Of this action, in reward units."""
+    """Of this action, in reward units; counted by the reward `environment`."""
     role: Literal["user", "tool"] = "user"
     """Who speaks: tool output is written as the chat template writes it."""
     tool_calls: int = 0
@@ -164,6 +164,8 @@ class PreferencePair:
 
     prompt_ids: int64 [P], chat template and generation prompt included.
     chosen_ids, rejected_ids: int64 [R], end-of-sequence token included; their own lengths.
+    chosen_mask, rejected_mask: bool [R], False on what an environment said in between; None: the
+        policy wrote all of it.
     margin: by how much, in the units of the row's scores; None where the row does not say.
     chosen_features, rejected_features: F scored attributes of each response; F may be 0.
     """
@@ -181,6 +183,8 @@ class PreferencePair:
     chosen_features: tuple[float, ...]
     rejected_features: tuple[float, ...]
     metadata: Mapping[str, Any]
+    chosen_mask: NDArray[np.bool_] | None = None
+    rejected_mask: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -290,6 +294,9 @@ class Score:
     value: float | None
     parts: Mapping[str, float] = field(default_factory=dict[str, float])
     """Unweighted value of each reward component that could judge."""
+    turn_rewards: tuple[float, ...] = ()
+    """The part of `value` that is due at each turn of an episode, in reward units, in order; what
+    `value` has beyond their sum is due at the end. Empty: all of it is."""
     extracted_answer: str | None = None
     """The answer found in the response; majority voting compares these."""
     errors: tuple[str, ...] = ()

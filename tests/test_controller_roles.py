@@ -96,7 +96,7 @@ class BrokenEpisodes(FakeEngines):
         self, requests: Sequence[GenerationRequest], sampling: SamplingSettings
     ) -> AsyncIterator[tuple[int, Rollout]]:
         async for number, rollout in super().generate(requests, sampling):
-            turns = (TurnRecord(action=rollout.text, end=len(rollout.response_ids), answer=None),)
+            turns = (TurnRecord(action=rollout.text, end=1, answer=None),)
             error = "environment: broken" if number % 2 else None
             yield number, replace(rollout, turns=turns, error=error)
 
@@ -111,7 +111,8 @@ class ListeningScorer(FakeScorer):
         self, requests: Sequence[Awaitable[RewardRequest]], *, step: int
     ) -> list[Score]:
         self.requests += [await request for request in requests]
-        return await super().score_group(requests, step=step)
+        scores = await super().score_group(requests, step=step)
+        return [replace(score, turn_rewards=(score.value or 0.0,)) for score in scores]
 
 
 def test_an_episode_that_its_environment_broke_off_has_no_reward(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ PLUGIN = '''
 import sys, time
 from typing import Annotated
 from pydantic import Field
+from rewards.environments.registry import register_environment
 from rewards.registry import register
 from rlstack.types import Score
 
@@ -34,6 +35,12 @@ def score(request, *, scale: Annotated[float, Field(gt=0)] = 1.0):
 @register("{prefix}_group", batched=True)
 def group(requests):
     return [float(len(requests))] * len(requests)
+
+@register_environment("{prefix}_play")
+class Play:
+    """Nothing happens."""
+    def reset(self, task): ...
+    def step(self, action): ...
 '''
 
 
@@ -124,10 +131,19 @@ def test_list_names_source_parameters_and_meaning(
     rewards_command.run(["list", "--plugin", plugin])
     out = capsys.readouterr().out
     assert "math_answer  (built-in)\n    1.0 if the final answer is" in out
-    assert f"command_list_group  ({plugin}:19, whole groups)\n    no documentation\n" in out
+    assert f"command_list_group  ({plugin}:20, whole groups)\n    no documentation\n" in out
     assert (
-        f"command_list_score  ({plugin}:8)\n    Length, with a part. Second sentence.\n"
+        f"command_list_score  ({plugin}:9)\n    Length, with a part. Second sentence.\n"
         "    parameters: scale: float = 1.0\n"
+    ) in out
+    assert (
+        "reasoning_gym_retry  (environment, built-in)\n    A wrong answer is told so and may be "
+        "corrected until the task's score is full.\n"
+        "    parameters: answer_pattern: re.Pattern[str] | None = None, decay: float = 0.8\n"
+    ) in out
+    assert (
+        f"command_list_play  (environment, {plugin}:24)\n    Nothing happens.\n"
+        "    parameters: none\n"
     ) in out
 
 

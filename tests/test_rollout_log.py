@@ -58,6 +58,7 @@ def test_a_record_says_everything_about_its_rollout(tmp_path: Path) -> None:
         "extracted_answer": "7",
         "reward": 1.0,
         "parts": {"exact_match": 1.0},
+        "turn_rewards": [],
         "errors": [],
         "finish_reason": "stop",
         "response_tokens": 3,

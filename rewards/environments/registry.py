@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from rewards.parameters import check_installed, checked_parameters, origin, place
-from rewards.sources import import_plugin
+from rewards.sources import import_plugin, installed, load_installed
 from rlstack.errors import RewardError
 from rlstack.types import Task, Turn
 
@@ -52,6 +52,16 @@ class EnvironmentInfo:
     def place(self) -> str:
         """`file:line` of its definition."""
         return place(self.target)
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """Its parameters; a class without an __init__ of its own takes nothing."""
+        return inspect.signature(self.target)
+
+    @property
+    def summary(self) -> str:
+        """First line of its documentation, or nothing."""
+        return (inspect.getdoc(self.target) or "").partition("\n")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +129,33 @@ def register_environments(plugins: Sequence[str] = ()) -> None:
         import_plugin(plugin)
 
 
+def info(name: str) -> EnvironmentInfo:
+    """The environment called `name`; one that an installed package declares is imported first.
+
+    Raises:
+        RewardError: if the environment is unknown or its package cannot be imported.
+    """
+    if name not in _registry and name in installed("environment"):
+        found = load_installed("environment", name)
+        # Its module may have registered it; a plain class has not.
+        if name not in _registry and inspect.isclass(found):
+            register_environment(name)(found)
+        if name not in _registry:
+            raise RewardError(
+                f"environment {name!r}: {installed('environment')[name].value!r} registers no "
+                f"environment of that name. It needs @register_environment({name!r}) there."
+            )
+    if name in _registry:
+        return _registry[name]
+    known = sorted({*_registry, *installed("environment")})
+    close = get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise RewardError(
+        f"environment {name!r} is unknown.{hint} Known: {', '.join(known)}. "
+        "One of your own needs its module or file in reward.plugins."
+    )
+
+
 def bind(name: str, params: Mapping[str, Any]) -> Callable[[], Environment]:
     """What makes environments called `name` with checked `params`.
 
@@ -126,18 +163,10 @@ def bind(name: str, params: Mapping[str, Any]) -> Callable[[], Environment]:
         RewardError: if it is unknown, a package it needs is not installed, or a parameter is
             unknown, missing or of the wrong type.
     """
-    if name not in _registry:
-        close = get_close_matches(name, _registry, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise RewardError(
-            f"environment {name!r} is unknown.{hint} Known: {', '.join(registered_names())}. "
-            "One of your own needs its module or file in reward.plugins."
-        )
-    entry = _registry[name]
+    entry = info(name)
     subject = f"environment {name!r}"
     check_installed(subject, entry.requires)
-    # A class without an __init__ of its own takes nothing.
-    declared = list(inspect.signature(entry.target).parameters.values())
+    declared = list(entry.signature.parameters.values())
     hinted = cast(Any, entry.target).__init__
     return partial(entry.target, **checked_parameters(subject, hinted, declared, params))
 

@@ -132,13 +132,17 @@ def reinforce_plus_plus(
     *,
     kl_penalty: Tensor | None,
     group_baseline: bool,
+    turn_rewards: Tensor | None = None,
 ) -> Tensor:
     """Whitened returns per token, [B, T] (REINFORCE++, arXiv 2501.03262).
 
-    The return of token t is the reward minus the KL penalties from t on; it is whitened over all
-    loss tokens of the batch. `group_baseline` takes the group mean off the reward first.
+    The return of token t is the reward minus the KL penalties from t on, without the rewards of
+    turns that were over before t, which it cannot have earned; it is whitened over all loss tokens
+    of the batch. `group_baseline` takes the group mean off the reward first: that compares whole
+    rollouts, so every token of a rollout has its whole reward, turns or not.
 
-    loss_mask: bool [B, T]. kl_penalty: float [B, T], reward units, 0 where masked.
+    loss_mask: bool [B, T]. kl_penalty: float [B, T], reward units, 0 where masked. turn_rewards:
+    float [B, T], reward units, the part of `rewards` that is due on that token; None: none is.
     """
     used = ~rewards.isnan()
     outcome = rewards.nan_to_num(0.0)
@@ -148,6 +152,8 @@ def reinforce_plus_plus(
     returns = outcome.unsqueeze(1).expand(loss_mask.shape)
     if kl_penalty is not None:
         returns = returns - kl_penalty.flip(1).cumsum(1).flip(1)
+    if turn_rewards is not None and not group_baseline:
+        returns = returns - (turn_rewards.cumsum(1) - turn_rewards)
     return whiten(returns, loss_mask & used.unsqueeze(1))
 
 

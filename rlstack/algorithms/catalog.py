@@ -111,15 +111,26 @@ def estimate_advantages(
 
 
 def _shaped(batch: TokenBatch, config: AlgorithmConfig) -> TokenBatch:
-    """The batch with its rewards clipped and whitened as configured."""
+    """The batch with its rewards clipped and whitened as configured.
+
+    Both are of whole rollouts, and the rewards of turns are scaled as theirs is: by as much as a
+    clip shortens it, and by the deviation that whitening divides by, whose shift is due at the end.
+    """
     clip, rewards, baselines = config.reward.clip, batch.rewards.numpy(), batch.baseline_rewards
+    turns = batch.turn_rewards
     if clip is not None:
+        if turns is not None:
+            size = batch.rewards.abs()
+            turns = turns * torch.where(size > clip, clip / size, 1.0).unsqueeze(1)
         rewards = shaping.clip(rewards, low=-clip, high=clip)
         if baselines is not None:
             baselines = baselines.clamp(-clip, clip)
     if config.reward.whiten:
+        if turns is not None:
+            turns = turns / float(shaping.deviation(rewards))
         rewards = shaping.whiten(rewards, shift_mean=False)
-    return replace(batch, rewards=torch.from_numpy(rewards), baseline_rewards=baselines)
+    shaped = torch.from_numpy(rewards)
+    return replace(batch, rewards=shaped, baseline_rewards=baselines, turn_rewards=turns)
 
 
 def _gae(
@@ -131,7 +142,7 @@ def _gae(
     if config.length_adaptive is not None:
         lam = gae.length_adaptive_lambda(mask, alpha=config.length_adaptive)
     estimated, returns = gae.decoupled_gae(
-        gae.token_rewards(batch.rewards, mask, kl_penalty=penalty),
+        gae.token_rewards(batch.rewards, mask, kl_penalty=penalty, turn_rewards=batch.turn_rewards),
         values,
         mask,
         gamma=config.gamma,
@@ -146,7 +157,12 @@ def _advantages(batch: TokenBatch, penalty: Tensor | None, config: AlgorithmConf
     chosen = config.advantage
     if isinstance(chosen, ReinforcePlusPlusAdvantage):
         return advantages.reinforce_plus_plus(
-            rewards, groups, mask, kl_penalty=penalty, group_baseline=chosen.group_baseline
+            rewards,
+            groups,
+            mask,
+            kl_penalty=penalty,
+            group_baseline=chosen.group_baseline,
+            turn_rewards=batch.turn_rewards,
         )
     if penalty is not None:
         rewards = rewards - penalty.sum(dim=1)

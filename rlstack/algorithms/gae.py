@@ -88,17 +88,32 @@ def length_adaptive_lambda(loss_mask: Tensor, *, alpha: float) -> Tensor:
     return (1.0 - 1.0 / (alpha * lengths)).clamp(min=0.0)
 
 
-def token_rewards(rewards: Tensor, loss_mask: Tensor, *, kl_penalty: Tensor | None) -> Tensor:
-    """Rewards per token, [B, T]: minus the KL penalty, plus the rollout's reward on its last token.
+def token_rewards(
+    rewards: Tensor,
+    loss_mask: Tensor,
+    *,
+    kl_penalty: Tensor | None,
+    turn_rewards: Tensor | None = None,
+) -> Tensor:
+    """Rewards per token, [B, T]: minus the KL penalty, plus the rollout's reward.
 
-    Source: arXiv 1909.08593, eq. 2. rewards: float [B]; NaN, where a rollout could not be judged,
-    adds nothing. kl_penalty: float [B, T], reward units, its coefficient included.
+    Of that reward, `turn_rewards` stand where they are due, on the last tokens of turns (MT-PPO,
+    arXiv 2505.11821, and SkyRL), and what is left of it on the row's last token: without turns all
+    of it (arXiv 1909.08593, eq. 2). A row's sum does not depend on `turn_rewards`.
+
+    rewards: float [B]; NaN, where a rollout could not be judged, adds nothing. kl_penalty: float
+    [B, T], reward units, its coefficient included. turn_rewards: float [B, T], reward units, None:
+    no turn has any.
     """
     if kl_penalty is None:
         per_token = rewards.new_zeros(loss_mask.shape)
     else:
         per_token = torch.where(loss_mask, -kl_penalty, 0.0)
     rewarded = loss_mask.any(dim=1) & ~rewards.isnan()
+    if turn_rewards is not None:
+        due = torch.where(loss_mask & rewarded.unsqueeze(1), turn_rewards, 0.0)
+        per_token = per_token + due
+        rewards = rewards - due.sum(dim=1)
     last = loss_mask.shape[1] - 1 - loss_mask.to(torch.uint8).flip(1).argmax(dim=1)
     outcome = torch.where(rewarded, rewards, 0.0)
     return per_token.scatter_add_(1, last.unsqueeze(1), outcome.unsqueeze(1))

@@ -91,6 +91,18 @@ def scale(rewards: Rewards, *, bias: float, factor: float) -> Rewards:
     return (rewards + bias) * factor
 
 
+def deviation(rewards: Rewards) -> np.floating[Any]:
+    """What `whiten` divides by: unbiased std over the judged rewards, 1e-8 added to the variance.
+
+    1 where there is nothing to divide by: all judged rewards are equal, or there is none.
+    """
+    judged = rewards[~np.isnan(rewards)]
+    if judged.size == 0 or judged.min() == judged.max():
+        return rewards.dtype.type(1.0)
+    # From the smallest value on, so that close values leave no rounding error to be magnified.
+    return np.sqrt((judged - judged.min()).var(ddof=1) + VARIANCE_EPSILON)
+
+
 def whiten(rewards: Rewards, *, shift_mean: bool) -> Rewards:
     """Unit (unbiased) std over the judged rewards of the global batch, [B].
 
@@ -104,9 +116,8 @@ def whiten(rewards: Rewards, *, shift_mean: bool) -> Rewards:
     # From the smallest value on, so that equal values leave no rounding error to be magnified.
     smallest = judged.min()
     shifted = judged - smallest
-    variance = shifted.var(ddof=1) if judged.size > 1 else np.zeros_like(smallest)
     deviations = (rewards - smallest) - shifted.mean()
-    whitened = deviations / np.sqrt(variance + VARIANCE_EPSILON)
+    whitened = deviations / deviation(rewards)
     return whitened if shift_mean else whitened + (smallest + shifted.mean())
 
 

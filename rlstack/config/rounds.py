@@ -6,6 +6,7 @@ from pydantic import Field
 
 from rlstack.config.base import Frozen, Problem
 from rlstack.config.checks import placement_problems, served_adapter_problems
+from rlstack.config.environment import EnvironmentConfig, environment_problems
 from rlstack.config.preference import KTOObjective, ObjectiveConfig
 from rlstack.config.reward import RewardConfig
 from rlstack.config.rollout import RolloutConfig
@@ -19,6 +20,7 @@ class SampledConfig(SupervisedConfig):
     prompts_per_round: int | None = Field(ge=1)
     """Prompts of `data.train` that a round samples; null: all of them."""
     rollout: RolloutConfig
+    environment: EnvironmentConfig | None = None
     reward: RewardConfig
 
     def problems(self) -> list[Problem]:
@@ -26,6 +28,12 @@ class SampledConfig(SupervisedConfig):
         found = [*super().problems(), *self.reward.problems()]
         if self.rounds:
             found += [*placement_problems(self.placement), *served_adapter_problems(self.trainer)]
+            found += environment_problems(
+                self.environment,
+                self.reward,
+                max_response_tokens=self.rollout.max_response_tokens,
+                response_key="rollout.max_response_tokens",
+            )
         if self.rollout.max_response_tokens > self.max_response_tokens:
             text = (
                 f"{self.rollout.max_response_tokens} is more than max_response_tokens, "
@@ -59,9 +67,12 @@ class DPOConfig(SampledConfig):
         """Impossible combinations of keys that are right by themselves."""
         found = super().problems()
         if not self.rounds:
-            if self.prompts_per_round is not None:
-                text = "is for rounds; set rounds or prompts_per_round=null"
-                found.append(Problem(("prompts_per_round", "rounds"), text))
+            given = {"prompts_per_round": self.prompts_per_round, "environment": self.environment}
+            found += [
+                Problem((key, "rounds"), f"is for rounds; set rounds or {key}=null")
+                for key, value in given.items()
+                if value is not None
+            ]
             return found
         if isinstance(self.objective, KTOObjective):
             text = "kto learns from single responses, and a round makes pairs; choose another"

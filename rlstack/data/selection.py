@@ -29,6 +29,7 @@ class KeptResponse:
 
     prompt_ids: int64 [P], chat template and generation prompt included.
     response_ids: int64 [R], end-of-sequence token included.
+    loss_mask: bool [R], False on what an environment said in between.
     """
 
     prompt_id: str
@@ -36,9 +37,11 @@ class KeptResponse:
     text: str
     """The rendered prompt."""
     response: str
+    """In an episode the last action."""
     reward: float
     prompt_ids: NDArray[np.int64]
     response_ids: NDArray[np.int64]
+    loss_mask: NDArray[np.bool_]
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -46,9 +49,8 @@ class KeptResponse:
         return {"reward": self.reward}
 
     def demonstration(self) -> Demonstration:
-        """For supervised training: the response is in the loss."""
-        mask = np.zeros(len(self.prompt_ids) + len(self.response_ids), dtype=np.bool_)
-        mask[len(self.prompt_ids) :] = True
+        """For supervised training: what the policy wrote is in the loss."""
+        mask = np.concatenate((np.zeros(len(self.prompt_ids), dtype=np.bool_), self.loss_mask))
         return Demonstration(
             prompt_id=self.prompt_id,
             data_source=self.data_source,
@@ -64,10 +66,11 @@ def best_versus_worst(groups: Sequence[Group]) -> Selection[PreferencePair]:
 
     Of equal rewards the first sample counts. A prompt with fewer than two judged responses is
     dropped as `unjudged`, one whose rewards are all equal as `tie`, one whose best and worst
-    response are the same tokens as `same_response`.
+    response are the same tokens as `same_response`, one whose environment opened the two
+    differently, so that they answer different prompts, as `other_prompt`.
     """
     pairs: list[PreferencePair] = []
-    dropped = Counter({"unjudged": 0, "tie": 0, "same_response": 0})
+    dropped = Counter({"unjudged": 0, "tie": 0, "other_prompt": 0, "same_response": 0})
     for index, group in enumerate(groups):
         judged = _judged(group)
         if len(judged) < 2:
@@ -77,11 +80,13 @@ def best_versus_worst(groups: Sequence[Group]) -> Selection[PreferencePair]:
         worst_reward, worst = min(judged, key=lambda found: found[0])
         if best_reward == worst_reward:
             dropped["tie"] += 1
+        elif not np.array_equal(best.prompt.token_ids, worst.prompt.token_ids):
+            dropped["other_prompt"] += 1
         elif np.array_equal(best.response_ids, worst.response_ids):
             dropped["same_response"] += 1
         else:
             rewards = {"chosen_reward": best_reward, "rejected_reward": worst_reward}
-            pairs.append(_pair(group, index, best, worst, rewards))
+            pairs.append(_pair(index, best, worst, rewards))
     return Selection(samples=tuple(pairs), dropped=dict(dropped))
 
 
@@ -91,7 +96,8 @@ def kept_responses(
     """Of each prompt the best responses, at most `per_prompt`, with at least `min_reward`.
 
     Of equal rewards the first sample counts. Responses are dropped as `unjudged`, `cut` (they did
-    not end by themselves, and would teach not to end), `reward`, `duplicate` (the same tokens as a
+    not end by themselves, and would teach not to end; an episode may end with its last turn),
+    `reward`, `duplicate` (the same tokens as a
     better or earlier one) or `surplus`.
     """
     kept: list[KeptResponse] = []
@@ -102,7 +108,7 @@ def kept_responses(
         seen: set[bytes] = set()
         for reward, rollout in sorted(judged, key=lambda found: -found[0]):
             tokens = rollout.response_ids.tobytes()
-            if rollout.finish_reason is not FinishReason.STOP:
+            if rollout.finish_reason not in (FinishReason.STOP, FinishReason.TURNS):
                 dropped["cut"] += 1
             elif min_reward is not None and reward < min_reward:
                 dropped["reward"] += 1
@@ -112,7 +118,7 @@ def kept_responses(
                 dropped["surplus"] += 1
             else:
                 seen.add(tokens)
-                kept.append(_kept(group, index, rollout, reward, number=len(seen)))
+                kept.append(_kept(index, rollout, reward, number=len(seen)))
     return Selection(samples=tuple(kept), dropped=dict(dropped))
 
 
@@ -125,9 +131,10 @@ def _judged(group: Group) -> list[tuple[float, Rollout]]:
 
 
 def _pair(
-    group: Group, index: int, best: Rollout, worst: Rollout, rewards: Mapping[str, float]
+    index: int, best: Rollout, worst: Rollout, rewards: Mapping[str, float]
 ) -> PreferencePair:
-    prompt = group.prompt
+    prompt = best.prompt
+    is_whole = bool(best.loss_mask.all() and worst.loss_mask.all())
     return PreferencePair(
         # A prompt may come twice where rounds meet the end of an epoch.
         prompt_id=f"{index}:{prompt.prompt_id}",
@@ -142,13 +149,13 @@ def _pair(
         chosen_features=(),
         rejected_features=(),
         metadata=rewards,
+        chosen_mask=None if is_whole else best.loss_mask,
+        rejected_mask=None if is_whole else worst.loss_mask,
     )
 
 
-def _kept(
-    group: Group, index: int, rollout: Rollout, reward: float, *, number: int
-) -> KeptResponse:
-    prompt = group.prompt
+def _kept(index: int, rollout: Rollout, reward: float, *, number: int) -> KeptResponse:
+    prompt = rollout.prompt
     return KeptResponse(
         prompt_id=f"{index}.{number}:{prompt.prompt_id}",
         data_source=prompt.data_source,
@@ -157,64 +164,99 @@ def _kept(
         reward=reward,
         prompt_ids=prompt.token_ids,
         response_ids=rollout.response_ids,
+        loss_mask=rollout.loss_mask,
     )
 
 
 def pair_record(pair: PreferencePair) -> Record:
-    """A row of JSONL that is data for `rlstack dpo` too; the tokens are those that were sampled."""
+    """A row of JSONL that is data for `rlstack dpo` too; the tokens are those that were sampled.
+
+    Of an episode no text says all: it has `chosen_last_action` in place of `chosen`, so that nobody
+    takes its row for data, and masks beside its tokens.
+    """
     return {
         "id": pair.prompt_id,
         "data_source": pair.data_source,
         "prompt": pair.text,
-        "chosen": pair.chosen,
-        "rejected": pair.rejected,
+        **_response("chosen", pair.chosen, pair.chosen_ids, pair.chosen_mask),
+        **_response("rejected", pair.rejected, pair.rejected_ids, pair.rejected_mask),
         "margin": pair.margin,
         "metadata": dict(pair.metadata),
         "prompt_ids": pair.prompt_ids.tolist(),
-        "chosen_ids": pair.chosen_ids.tolist(),
-        "rejected_ids": pair.rejected_ids.tolist(),
     }
 
 
 def pair_of(record: Record) -> PreferencePair:
     """What `pair_record` wrote, exactly."""
+    chosen, chosen_ids, chosen_mask = _response_of(record, "chosen")
+    rejected, rejected_ids, rejected_mask = _response_of(record, "rejected")
     return PreferencePair(
         prompt_id=record["id"],
         data_source=record["data_source"],
         text=record["prompt"],
-        chosen=record["chosen"],
-        rejected=record["rejected"],
+        chosen=chosen,
+        rejected=rejected,
         prompt_ids=np.array(record["prompt_ids"], dtype=np.int64),
-        chosen_ids=np.array(record["chosen_ids"], dtype=np.int64),
-        rejected_ids=np.array(record["rejected_ids"], dtype=np.int64),
+        chosen_ids=chosen_ids,
+        rejected_ids=rejected_ids,
         margin=record["margin"],
         chosen_features=(),
         rejected_features=(),
         metadata=record["metadata"],
+        chosen_mask=chosen_mask,
+        rejected_mask=rejected_mask,
     )
 
 
 def kept_record(kept: KeptResponse) -> Record:
-    """A row of JSONL that is data for `rlstack sft` too; the tokens are those that were sampled."""
+    """A row of JSONL that is data for `rlstack sft` too; the tokens are those that were sampled.
+
+    An episode has `response_last_action`, as in `pair_record`.
+    """
+    mask = None if kept.loss_mask.all() else kept.loss_mask
     return {
         "id": kept.prompt_id,
         "data_source": kept.data_source,
         "prompt": kept.text,
-        "response": kept.response,
+        **_response("response", kept.response, kept.response_ids, mask),
         "metadata": dict(kept.metadata),
         "prompt_ids": kept.prompt_ids.tolist(),
-        "response_ids": kept.response_ids.tolist(),
     }
 
 
 def kept_of(record: Record) -> KeptResponse:
     """What `kept_record` wrote, exactly."""
+    response, response_ids, mask = _response_of(record, "response")
     return KeptResponse(
         prompt_id=record["id"],
         data_source=record["data_source"],
         text=record["prompt"],
-        response=record["response"],
+        response=response,
         reward=record["metadata"]["reward"],
         prompt_ids=np.array(record["prompt_ids"], dtype=np.int64),
-        response_ids=np.array(record["response_ids"], dtype=np.int64),
+        response_ids=response_ids,
+        loss_mask=np.ones(len(response_ids), dtype=np.bool_) if mask is None else mask,
     )
+
+
+def _response(
+    name: str, text: str, token_ids: NDArray[np.int64], mask: NDArray[np.bool_] | None
+) -> Record:
+    if mask is None:
+        return {name: text, f"{name}_ids": token_ids.tolist()}
+    return {
+        f"{name}_last_action": text,
+        f"{name}_ids": token_ids.tolist(),
+        f"{name}_mask": mask.astype(int).tolist(),
+    }
+
+
+def _response_of(
+    record: Record, name: str
+) -> tuple[str, NDArray[np.int64], NDArray[np.bool_] | None]:
+    """Text, tokens and mask."""
+    token_ids = np.array(record[f"{name}_ids"], dtype=np.int64)
+    if f"{name}_mask" not in record:
+        return record[name], token_ids, None
+    mask = np.array(record[f"{name}_mask"], dtype=np.bool_)
+    return record[f"{name}_last_action"], token_ids, mask

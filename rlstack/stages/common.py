@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rlstack.config.data import DataConfig
 from rlstack.config.reward import RewardConfig
+from rlstack.config.rounds import SampledConfig
 from rlstack.config.run import EvalConfig, RLConfig
 from rlstack.data.dataset import Dataset, load_prompts
 from rlstack.data.held_out import without_held_out
@@ -100,7 +101,7 @@ def serve_reward_models(scorer: ScorerPool, roles: Roles, config: RewardConfig) 
 
 @contextmanager
 def episodes(
-    config: RLConfig | EvalConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt]
+    config: RLConfig | EvalConfig | SampledConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt]
 ) -> Iterator[Callable[[EngineGroup], Awaitable[RolloutEngines]]]:
     """What puts the run's environment before its engines; without one it leaves them as they are.
 

@@ -84,6 +84,7 @@ def _sampled(
     return RoundsStage(
         command="dpo",
         config=config,
+        tokenizer=tokenizer,
         prompts=prompts,
         held_out=held_out,
         rows_per_prompt=1,

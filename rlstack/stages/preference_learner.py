@@ -1,6 +1,6 @@
 """How a run learns from preferences: batches with what the reference says, updates, evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -48,11 +48,10 @@ class PairLearner:
     async def prepare(self) -> None:
         """Compute the reference logprobs that are not on disk yet."""
         for name, pairs in self.datasets.items():
-            responses = ((p.prompt_ids, p.chosen_ids, p.rejected_ids) for p in pairs)
             await self.cache.add(
                 name,
                 pairs,
-                tokens=chain.from_iterable(responses),
+                tokens=chain.from_iterable(map(_tokens, pairs)),
                 compute=self._reference if self.is_reference else None,
             )
 
@@ -66,6 +65,14 @@ class PairLearner:
     async def _reference(self, pairs: Sequence[PreferencePair]) -> NDArray[np.float32]:
         rows = collate_pairs(pairs, pad_token_id=self.pad_token_id)
         return (await self.policy.response_logprobs(rows)).reshape(-1, 2).numpy()
+
+
+def _tokens(pair: PreferencePair) -> Iterator[NDArray[np.int64]]:
+    """All that the logprobs of a pair depend on."""
+    yield from (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)
+    for mask in (pair.chosen_mask, pair.rejected_mask):
+        if mask is not None:
+            yield mask.astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

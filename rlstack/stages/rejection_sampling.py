@@ -52,6 +52,7 @@ def run(config: RejectionSamplingConfig) -> Summary:
     stage = RoundsStage(
         command="rejection_sampling",
         config=config,
+        tokenizer=tokenizer,
         prompts=prompts,
         held_out=held_out,
         rows_per_prompt=min(config.keep.per_prompt, config.rollout.num_samples),

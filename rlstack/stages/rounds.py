@@ -27,10 +27,11 @@ from rlstack.errors import CheckpointError, DataError
 from rlstack.evaluation import evaluation_metrics, rollout_metrics
 from rlstack.folders import whole_folder
 from rlstack.metrics import Metrics
+from rlstack.protocols import RolloutEngines, Tokenizer
 from rlstack.report import write_report
 from rlstack.rollout_log import write_rollouts
 from rlstack.stages import supervised
-from rlstack.stages.common import reward_models, serve_reward_models
+from rlstack.stages.common import episodes, reward_models, serve_reward_models
 from rlstack.stages.progress import Summary
 from rlstack.stages.supervised import Learner, Part, Running, Stage, Training
 from rlstack.types import Group, Phase, Prompt, SamplingSettings
@@ -58,6 +59,7 @@ class RoundsStage(Generic[SampleT]):
 
     command: str
     config: SampledConfig
+    tokenizer: Tokenizer
     prompts: Dataset[Prompt]
     held_out: Dataset[Prompt]
     rows_per_prompt: int
@@ -92,6 +94,7 @@ async def run(stage: RoundsStage[SampleT]) -> Summary:
         rows = (*stage.prompts.prompts, *stage.held_out.prompts)
         scorer = ScorerPool(config.reward, row_rewards={p.reward for p in rows if p.reward})
         stack.callback(scorer.close)
+        with_environment = stack.enter_context(episodes(config, stage.tokenizer, rows))
         running = await stack.enter_async_context(
             supervised.started(
                 config, command=stage.command, total_steps=total_steps, spec=spec, notes=notes
@@ -99,7 +102,9 @@ async def run(stage: RoundsStage[SampleT]) -> Summary:
         )
         serve_reward_models(scorer, running.roles, config.reward)
         await scorer.ready()
-        summary = await _Rounds(stage, spec, running, scorer).run()
+        assert running.roles.engines is not None
+        engines = await with_environment(running.roles.engines)
+        summary = await _Rounds(stage, spec, running, engines, scorer).run()
     summary.report = write_report(Path(config.run_dir))
     return summary
 
@@ -112,18 +117,18 @@ class _Rounds(Generic[SampleT]):
         stage: RoundsStage[SampleT],
         spec: LaunchSpec,
         running: Running,
+        engines: RolloutEngines,
         scorer: ScorerPool,
     ) -> None:
         roles, config = running.roles, stage.config
         assert roles.policy is not None
-        assert roles.engines is not None
         assert roles.reallocator is not None
         self.stage = stage
         self.config = config
         self.spec = spec
         self.running = running
-        self.scorer = scorer
-        self.policy, self.engines, self.reallocator = roles.policy, roles.engines, roles.reallocator
+        self.engines, self.scorer = engines, scorer
+        self.policy, self.reallocator = roles.policy, roles.reallocator
         self.run_dir = Path(config.run_dir)
         self.num_prompts = config.prompts_in_round(len(stage.prompts.prompts))
         self.sampler = PromptSampler(

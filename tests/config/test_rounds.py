@@ -1,5 +1,7 @@
 """`rlstack dpo` and `rlstack rejection_sampling`: every objective parses, mistakes are named."""
 
+from typing import Any
+
 import pytest
 
 from rlstack.config.load import parse
@@ -26,6 +28,15 @@ def test_every_objective_parses(name: str) -> None:
         (["rounds=2", "total_steps=5"], "total_steps: is for data that are there"),
         (["rounds=2", "data.curriculum=level"], "data.curriculum: orders the rows of the data"),
         (["prompts_per_round=8"], "prompts_per_round: is for rounds"),
+        (
+            ["environment=python_tool"],
+            "environment: is for rounds; set rounds or environment=null",
+        ),
+        (["rounds=1", "reward=environment"], "reward.components: 'environment' needs one"),
+        (
+            ["rounds=1", "environment=python_tool", "max_response_tokens=512"],
+            "environment.max_observation_tokens: 512 leaves no room for another action",
+        ),
         (
             ["rollout.max_response_tokens=2000"],
             "rollout.max_response_tokens: 2000 is more than max_response_tokens, 1024",
@@ -67,6 +78,15 @@ def test_rejection_sampling_samples_as_many_tokens_as_it_learns_from() -> None:
     assert parse(RejectionSamplingConfig, fewer).prompts_in_round(9) == 4
     with pytest.raises(ConfigError, match=r"keep\.per_prompt: got 0"):
         parse(RejectionSamplingConfig, composed("rejection_sampling", *GIVEN, "keep.per_prompt=0"))
+
+
+@pytest.mark.parametrize(
+    ("command", "schema"), [("dpo", DPOConfig), ("rejection_sampling", RejectionSamplingConfig)]
+)
+def test_rounds_may_have_an_environment(command: str, schema: Any) -> None:
+    overrides = ["rounds=1", "environment=reasoning_gym_retry", "reward=environment"]
+    config = parse(schema, composed(command, *GIVEN, *overrides))
+    assert config.environment.name == "reasoning_gym_retry"
 
 
 def test_objectives_have_the_numbers_of_their_papers() -> None:

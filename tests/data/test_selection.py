@@ -1,12 +1,14 @@
 """Which samples are learned from."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlstack.batch import collate_pairs
 from rlstack.data.selection import (
     best_versus_worst,
     kept_of,
@@ -133,3 +135,58 @@ def test_records_hold_everything() -> None:
     assert kept_record(kept_of(row)) == kept_record(kept)
     again = kept_of(row).demonstration()
     assert again.token_ids.tolist() == kept.demonstration().token_ids.tolist()
+
+
+def episode(reward: float, *, opening: int = 2, last: int = 9, reason: str = "stop") -> Group:
+    """A group of one: an action, an observation of two tokens, an action."""
+    [rollout] = group(([3, 4, 7, 7, last], reward)).rollouts
+    rollout = replace(
+        rollout,
+        prompt=replace(rollout.prompt, token_ids=np.array([1, opening]), text=f"open {opening}"),
+        loss_mask=np.array([True, True, False, False, True]),
+        finish_reason=FinishReason(reason),
+    )
+    prompt = group().prompt
+    return Group(prompt=prompt, rollouts=(rollout,), scores=(Score(value=reward),))
+
+
+def joined(*groups: Group) -> Group:
+    return Group(
+        prompt=groups[0].prompt,
+        rollouts=tuple(r for g in groups for r in g.rollouts),
+        scores=tuple(s for g in groups for s in g.scores),
+    )
+
+
+def test_what_an_environment_said_is_not_learned_from() -> None:
+    scored = [joined(episode(1.0), episode(0.0, last=8))]
+    [pair] = best_versus_worst(scored).samples
+    # The prompt is the one that was answered, with the environment's opening.
+    assert (pair.text, pair.prompt_ids.tolist()) == ("open 2", [1, 2])
+    row = json.loads(json.dumps(pair_record(pair)))
+    # A row that no command takes for data: its texts are not all that was said.
+    assert not {"chosen", "rejected"} & row.keys()
+    again = pair_of(row)
+    assert pair_record(again) == pair_record(pair)
+    batch = collate_pairs([again], pad_token_id=0)
+    assert batch.token_ids.tolist() == [[1, 2, 3, 4, 7, 7, 9], [1, 2, 3, 4, 7, 7, 8]]
+    assert batch.loss_mask.int().tolist() == [[0, 0, 1, 1, 0, 0, 1]] * 2
+    [kept] = kept_responses(scored, min_reward=1.0, per_prompt=1).samples
+    row = json.loads(json.dumps(kept_record(kept)))
+    assert "response" not in row
+    demonstration = kept_of(row).demonstration()
+    assert demonstration.token_ids.tolist() == [1, 2, 3, 4, 7, 7, 9]
+    assert demonstration.loss_mask.tolist() == [False, False, True, True, False, False, True]
+    assert kept_record(kept_of(row)) == kept_record(kept)
+
+
+def test_a_pair_answers_one_prompt() -> None:
+    found = best_versus_worst([joined(episode(1.0), episode(0.0, opening=6))])
+    assert not found.samples
+    assert found.dropped["other_prompt"] == 1
+
+
+@pytest.mark.parametrize(("reason", "is_kept"), [("turns", True), ("length", False)])
+def test_an_episode_may_end_with_its_last_turn(reason: str, is_kept: bool) -> None:
+    found = kept_responses([episode(1.0, reason=reason)], min_reward=None, per_prompt=1)
+    assert (len(found.samples), found.dropped["cut"]) == (int(is_kept), int(not is_kept))

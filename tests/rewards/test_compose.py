@@ -13,7 +13,7 @@ from rewards import builtin  # noqa: F401  (registers the shipped rewards)
 from rewards.compose import Component, compose
 from rewards.registry import register
 from rlstack.errors import RewardError
-from rlstack.types import RewardRequest, Score
+from rlstack.types import RewardRequest, Score, TurnRecord
 
 
 @register("test_constant")
@@ -142,6 +142,25 @@ def test_a_score_brings_its_parts_errors_and_answer() -> None:
         extracted_answer="7",
         errors=("test_score: style is slow",),
     )
+
+
+@register("test_turns")
+def per_turn(request: RewardRequest, *, rewards: list[float]) -> Score:
+    return Score(value=1.0, turn_rewards=tuple(rewards))
+
+
+def test_turns_are_rewarded_one_by_one() -> None:
+    turns = (TurnRecord(action="a", end=1, answer=None),) * 2
+    episode = RewardRequest(prompt="p", response="r", turns=turns)
+    reward = compose([Component("test_turns", 0.5, {"rewards": [0.5, 0.25]})])
+    assert reward(episode) == Score(
+        value=0.5, parts={"test_turns": 1.0}, turn_rewards=(0.25, 0.125)
+    )
+    (error,) = reward(RewardRequest(prompt="p", response="r", turns=turns[:1])).errors
+    assert "2 turn_rewards for 1 turns; give one for each of request.turns" in error
+    broken = compose([Component("test_turns", params={"rewards": [0.5, math.inf]})])(episode)
+    assert (broken.value, broken.turn_rewards) == (None, ())
+    assert "turn_rewards is inf; a reward must be finite" in broken.errors[0]
 
 
 def test_a_score_without_a_value_cannot_judge_but_keeps_the_rest() -> None:

@@ -121,6 +121,34 @@ def test_labels_tell_two_uses_of_one_reward_apart() -> None:
     assert (score.value, score.parts) == (5.0, {"a": 1.0, "b": 1.0})
 
 
+TURNS = Score(value=3.0, turn_rewards=(1.0, 2.0))
+
+
+def test_a_weight_scales_what_is_due_at_turns() -> None:
+    """`b` is due at the end; what `c` gives for turns is added turn by turn."""
+    components = Component("a", 0.5), Component("b", 2.0), Component("c", -1.0)
+    score = total(*components, a=TURNS, b=1.0, c=Score(value=0.5, turn_rewards=(0.25, 0.0)))
+    assert score.value == 0.5 * 3.0 + 2.0 - 0.5
+    assert score.turn_rewards == (0.5 * 1.0 - 0.25, 0.5 * 2.0)
+    scheduled = Component("a", WeightSchedule(start=1.0, end=0.0, steps=4))
+    assert total(scheduled, step=3, a=TURNS).turn_rewards == (0.25, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("gate", "expected"),
+    [(1.0, (1.0, 2.0)), (0.9, (0.0, 0.0)), (UNJUDGED, ())],
+    ids=["open", "closed", "unjudged"],
+)
+def test_a_gate_holds_back_turns_as_well(gate: float | Score, expected: tuple[float, ...]) -> None:
+    score = total(Component("a", gate="b"), Component("b", 0.0), a=TURNS, b=gate)
+    assert score.turn_rewards == expected
+
+
+def test_a_sample_without_a_score_has_nothing_due() -> None:
+    score = total(Component("a"), Component("b", on_error="drop"), a=TURNS, b=BROKEN)
+    assert (score.value, score.turn_rewards) == (None, ())
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.floats(-2, 2), st.none() | st.floats(-2, 2)), min_size=1, max_size=5))
 def test_the_sum_is_over_what_could_judge(terms: list[tuple[float, float | None]]) -> None:

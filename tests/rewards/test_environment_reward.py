@@ -2,7 +2,7 @@ import pytest
 
 from rewards.registry import build, load_plugin
 from rlstack.errors import RewardError
-from rlstack.types import FinishReason, RewardRequest, Turn, TurnRecord
+from rlstack.types import FinishReason, RewardRequest, Score, Turn, TurnRecord
 
 load_plugin("rewards.builtin")
 REWARD = build("environment", {})
@@ -16,13 +16,14 @@ def request(*rewards: float | None, reason: FinishReason = FinishReason.STOP) ->
     return RewardRequest(prompt="p", response="r", turns=turns, finish_reason=reason)
 
 
-def test_rewards_of_the_turns_are_added() -> None:
-    assert REWARD(request(0.25, 0.5)) == 0.75
+def test_rewards_of_the_turns_are_added_and_each_is_due_at_its_turn() -> None:
+    assert REWARD(request(0.25, 0.5)) == Score(value=0.75, turn_rewards=(0.25, 0.5))
 
 
 def test_an_action_that_was_cut_earns_nothing() -> None:
-    assert REWARD(request(None, reason=FinishReason.LENGTH)) == 0.0
-    assert REWARD(request(0.5, None, reason=FinishReason.LENGTH)) == 0.5
+    cut = FinishReason.LENGTH
+    assert REWARD(request(None, reason=cut)) == Score(value=0.0, turn_rewards=(0.0,))
+    assert REWARD(request(0.5, None, reason=cut)) == Score(value=0.5, turn_rewards=(0.5, 0.0))
 
 
 def test_an_environment_that_never_answered_cannot_be_judged() -> None:

@@ -253,7 +253,7 @@ from rewards.registry import build, info, registered_names
 from rewards.sources import installed
 from rlstack.errors import RewardError
 from rlstack.types import RewardRequest
-print(sorted(installed()), "team.rewards" in sys.modules)
+print(sorted(installed("reward")), "team.rewards" in sys.modules)
 request = RewardRequest(prompt="", response="four")
 print(build("team_registered", {{"bonus": 1}})(request), build("team_plain", {{}})(request))
 print(info("team_plain").summary)
@@ -278,6 +278,7 @@ def test_installed_packages_declare_rewards(tmp_path: Path) -> None:
     (metadata / "entry_points.txt").write_text(
         "[rlstack.rewards]\nteam_registered = team.rewards\nteam_plain = team.plain:plain\n"
         "team_broken = team.broken\nteam_empty = team\n"
+        "[rlstack.environments]\nteam_elsewhere = team\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", INSTALLED.format(site=str(tmp_path))],

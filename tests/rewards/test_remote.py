@@ -107,6 +107,10 @@ def test_the_token_comes_from_the_environment(
         ([{"id": True, "value": 1.0}], "id True is none"),
         ([{"id": i, "value": "much"} for i in range(4)], "scores.0.value"),
         ([{"id": i, "value": float("nan")} for i in range(4)], "value of id 0 is nan"),
+        (
+            [{"id": i, "value": 1.0, "turn_rewards": [1, float("inf")]} for i in range(4)],
+            r"turn_rewards\[1\] of id 0 is inf",
+        ),
     ],
 )
 def test_an_answer_without_one_score_per_request_is_an_error(

@@ -31,6 +31,7 @@ async def judge(requests: Sequence[RewardRequest]) -> list[Score]:
         Score(
             value=None if r.answer is None else float(r.response == r.answer),
             parts={"length": float(len(r.response))},
+            turn_rewards=(0.25, 0.5) if r.response == "7" else (),
             extracted_answer=r.response,
             errors=("a warning",) if r.answer is None else (),
         )
@@ -85,6 +86,7 @@ def test_a_group_goes_through_the_client_and_comes_back(
     scores = asyncio.run(reward(group))
     assert list(seen[-1]) == group
     assert [score.value for score in scores] == [1.0, 0.0, None]
+    assert [score.turn_rewards for score in scores] == [(0.25, 0.5), (), ()]
     assert scores[2] == Score(
         value=None, parts={"length": 0.0}, extracted_answer="", errors=("a warning",)
     )

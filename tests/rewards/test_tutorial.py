@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rewards.sources import ENTRY_POINT_GROUP
+from rewards.sources import ENTRY_POINT_GROUPS
 from rlstack.config.load import parse
 from rlstack.config.run import RLConfig
 from tests.config.test_load import CONF, composed
@@ -86,6 +86,7 @@ def test_every_recipe_is_named() -> None:
     assert set(re.findall(r"\w+", line.replace("reward=", ""))) - {"Recipes"} == recipes
 
 
-def test_the_entry_point_group_is_the_one_that_is_read() -> None:
+def test_the_entry_point_groups_are_those_that_are_read() -> None:
     (text,) = (text for kind, text in BLOCKS if kind == "toml")
-    assert list(tomllib.loads(text)["project"]["entry-points"]) == [ENTRY_POINT_GROUP]
+    groups = list(tomllib.loads(text)["project"]["entry-points"])
+    assert groups == list(ENTRY_POINT_GROUPS.values())

@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+)
 
 from rewards.sequence_scorer import SequenceScorer
 from rlstack.config.load import parse
@@ -43,6 +48,20 @@ from rewards.registry import register
 @register("letters")
 def letters(request):
     return float(sum(character.islower() for character in request.response))
+"""
+
+TALK = """
+from rewards.environments.registry import register_environment
+from rlstack.types import Turn
+
+@register_environment("talk")
+class Talk:
+    def reset(self, task):
+        self.turns = 0
+
+    def step(self, action):
+        self.turns += 1
+        return Turn(observation="more", done=self.turns == 2, reward=len(action) / 10)
 """
 
 
@@ -138,6 +157,46 @@ def test_rounds_of_its_own_samples_are_resumed_exactly(folder: Path) -> None:
     copy = resumed_at(run_dir, start + 1)
     dpo.run(parse(DPOConfig, resumed_values(copy, [])))
     assert weights(copy) == weights(run_dir)
+
+
+def test_pairs_of_episodes_train_on_actions_alone(folder: Path) -> None:
+    (folder / "talk.py").write_text(TALK)
+    prompts = source(folder / "prompts.jsonl").replace("}]", ", columns: {prompt: prompt}}]")
+    overrides = [
+        *SAMPLED,
+        f"data.train={prompts}",
+        f"reward.plugins=[{folder / 'talk.py'}]",
+        "reward=environment",
+        "environment=default",
+        "environment.name=talk",
+        "environment.max_observation_tokens=8",
+        "environment.num_workers=1",
+        "max_response_tokens=64",
+        "rollout.stop=[a, e, i, o, u]",
+        "rollout.num_samples=16",
+        "rounds=1",
+    ]
+    dpo.run(dpo_config(folder, "episodes", *overrides))
+    (round_dir,) = (folder / "episodes" / "rounds").iterdir()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    rows = [json.loads(line) for line in (round_dir / "data.jsonl").read_text().splitlines()]
+    masked = [
+        [
+            token
+            for token, own in zip(row[f"{name}_ids"], row[f"{name}_mask"], strict=True)
+            if not own
+        ]
+        for row in rows
+        for name in ("chosen", "rejected")
+        if f"{name}_mask" in row
+    ]
+    said = tokenizer.encode("\nmore\n")
+    assert said in masked
+    assert all(tokens in ([], said) for tokens in masked)
+    shown = metrics(folder / "episodes")
+    # The policy is its own reference: what is masked in one is masked in the other.
+    assert shown[1]["preference/reward_margin"] == pytest.approx(0, abs=1e-4)
+    assert len(shown) == -(-len(rows) // 4)
 
 
 def test_the_best_samples_by_a_served_reward_model_are_kept_and_learned(folder: Path) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlstack.batch import collate
+from rlstack.config.reward import RewardComponent, RewardConfig
+from rlstack.controller import sample_groups
 from rlstack.data.observations import TurnRenderer
 from rlstack.types import (
     FinishReason,
@@ -16,13 +19,15 @@ from rlstack.types import (
     Prompt,
     Rollout,
     SamplingSettings,
+    Turn,
 )
-from tests.chat_tokenizer import CHATML, CharTokenizer
+from tests.chat_tokenizer import CHATML, EOS, CharTokenizer
 from tests.workers.conftest import environment_pool
 from tests.workers.fake_engine import FakeEngine, completion
 from workers.engines import EngineGroup
 from workers.environments import EnvironmentPool
 from workers.episodes import EpisodeEngines
+from workers.scorer import ScorerPool
 from workers.specs import Completion, TokenRequest
 
 TOKENIZER = CharTokenizer(CHATML)
@@ -106,6 +111,13 @@ def request(index: int, *, answer: str | None = None) -> GenerationRequest:
     return GenerationRequest(request_id=index, prompt=prompt, sample_index=0, seed=index)
 
 
+def episode_engines(pool: EnvironmentPool, script: Script) -> EpisodeEngines:
+    handles: Any = [FakeEngine(write=script)]
+    group = EngineGroup(handles, start_engine=lambda _: pytest.fail("none dies"), max_restarts=0)
+    renderer = TurnRenderer(TOKENIZER, max_prompt_tokens=100, max_observation_tokens=50)
+    return EpisodeEngines(group, pool, renderer, max_turns=3)
+
+
 async def play(
     pool: EnvironmentPool,
     script: Script,
@@ -114,10 +126,7 @@ async def play(
     arrived: list[int] | None = None,
     on_arrival: Any = lambda: None,
 ) -> list[Rollout]:
-    handles: Any = [FakeEngine(write=script)]
-    group = EngineGroup(handles, start_engine=lambda _: pytest.fail("none dies"), max_restarts=0)
-    renderer = TurnRenderer(TOKENIZER, max_prompt_tokens=100, max_observation_tokens=50)
-    engines = EpisodeEngines(group, pool, renderer, max_turns=3)
+    engines = episode_engines(pool, script)
     sampling = SamplingSettings(temperature=1.0, max_response_tokens=max_response_tokens)
     found: dict[int, Rollout] = {}
     async for number, rollout in engines.generate(requests, sampling):
@@ -152,6 +161,51 @@ def test_an_episode_turn_by_turn(pool: EnvironmentPool) -> None:
     again = Script(["say a", "done b"])
     asyncio.run(play(pool, again, request(0)))
     assert again.seeds == script.seeds
+
+
+@pytest.fixture
+def scorer() -> Iterator[ScorerPool]:
+    components = (
+        RewardComponent(name="environment", weight=0.5),
+        RewardComponent(name="exact_match", weight=2.0),
+    )
+    scorer = ScorerPool(
+        RewardConfig(
+            components=components, plugins=(), num_workers=1, timeout_s=20.0, memory_gib=16
+        )
+    )
+    yield scorer
+    scorer.close()
+
+
+def test_what_a_turn_earns_is_due_on_its_last_token(
+    pool: EnvironmentPool, scorer: ScorerPool
+) -> None:
+    """`scripted` pays the length of what is said; the last answer is right."""
+    prompts = [request(0, answer="done efg").prompt, request(1, answer="fails").prompt]
+    groups = asyncio.run(
+        sample_groups(
+            prompts,
+            engines=episode_engines(pool, Script(["say a", "say bc", "done efg"], [])),
+            scorer=scorer,
+            num_samples=1,
+            sampling=SamplingSettings(temperature=1.0, max_response_tokens=500),
+            seed=(0,),
+            step=0,
+        )
+    )
+    score = groups[0].scores[0]
+    assert (score.value, score.turn_rewards) == (0.5 * 6 + 2.0, (0.5, 1.0, 1.5))
+    batch = collate(groups, pad_token_id=0)
+    turns = batch.turn_rewards
+    assert turns is not None
+    ends = turns[0].nonzero().flatten()
+    assert turns[0][ends].tolist() == [0.5, 1.0, 1.5]
+    # Each action ends with the end-of-sequence token that was sampled.
+    assert batch.token_ids[0][ends].tolist() == [EOS] * 3
+    assert batch.loss_mask[0][ends].all()
+    assert not turns[1].any()
+    assert batch.rewards.isnan().tolist() == [False, True]
 
 
 def test_too_many_turns(pool: EnvironmentPool) -> None:
@@ -206,3 +260,43 @@ def test_no_rollout_waits_for_another(pool: EnvironmentPool, tmp_path: Path) -> 
     )
     # The first one is let go by the end of the second: with a barrier it would have timed out.
     assert arrived == [1, 0]
+
+
+@pytest.fixture(scope="module")
+def tools() -> Iterator[EnvironmentPool]:
+    pool = environment_pool("python_tool", {})
+    asyncio.run(pool.ready())
+    yield pool
+    pool.close()
+
+
+def test_a_tool_call_is_carried_out_and_its_output_is_read_and_masked(
+    tools: EnvironmentPool,
+) -> None:
+    """As the experiment python_tool_math tells the model to call it; the program really runs."""
+    program = (
+        '<tool_call>{"name": "python", "arguments": {"code": "print(17 * 23)\\nprint(2 ** 8)"}}'
+        "</tool_call>"
+    )
+    broken = '<tool_call>{"name": "python", "arguments": {"code": "print(1"}}</tool_call>'
+    answer = r"It is \boxed{391}."
+    script = Script([f"Let me see. {program}", answer], [broken, answer])
+    right, wrong = asyncio.run(
+        play(tools, script, request(0), request(1), max_response_tokens=2000)
+    )
+    shown = "\n<|im_start|>tool\n391\n256<|im_end|>\n<|im_start|>assistant\n"
+    text = TOKENIZER.decode(right.response_ids.tolist())
+    assert text == f"Let me see. {program}<|im_end|>{shown}{answer}<|im_end|>"
+    assert TOKENIZER.decode(right.response_ids[~right.loss_mask].tolist()) == shown
+    assert (right.finish_reason, right.error, right.text) == (FinishReason.STOP, None, answer)
+    call, last = right.turns
+    assert call.answer is not None
+    assert (call.answer.tool_calls, call.answer.tool_errors) == (1, 0)
+    assert last.answer == Turn(done=True)
+    # The second action was written with the output in view.
+    assert script.contexts[-1].endswith(CLOSING)
+    assert any(f"{program}<|im_end|>{shown}" in context for context in script.contexts)
+    masked = TOKENIZER.decode(wrong.response_ids[~wrong.loss_mask].tolist())
+    assert "'(' was never closed<|im_end|>" in masked  # of a long output the middle is left out
+    assert wrong.turns[0].answer is not None
+    assert wrong.turns[0].answer.tool_errors == 1

@@ -1,5 +1,7 @@
 """Environments are plain classes: registered by name, bound with checked parameters, playable."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,6 +114,71 @@ def test_a_plugin_file_registers_its_own(tmp_path: Path) -> None:
     )
     make = load_environment(EnvironmentSpec(name="test_from_file", params={}, plugins=(str(file),)))
     assert make().step("x").done
+
+
+INSTALLED = """
+import sys
+sys.path.insert(0, {site!r})
+from rewards.environments.registry import EnvironmentSpec, build, info, load_environment
+from rewards.sources import installed
+from rlstack.errors import RewardError
+from rlstack.types import Turn
+print(sorted(installed("environment")), "game.environments" in sys.modules)
+print(load_environment(EnvironmentSpec(name="game_registered", params={{}}))().step("x") == Turn())
+print(build("game_plain", {{"turns": 2}}).turns, info("game_plain").summary)
+for name in ("game_broken", "game_empty", "game_plane"):
+    try:
+        build(name, {{}})
+    except RewardError as error:
+        print(error)
+"""
+GAMES = '''
+from rewards.environments.registry import register_environment
+from rlstack.types import Turn
+
+class Plain:
+    """Plain."""
+    def __init__(self, *, turns: int) -> None:
+        self.turns = turns
+    def reset(self, task): ...
+    def step(self, action):
+        return Turn()
+
+@register_environment("game_registered")
+class Registered(Plain):
+    def __init__(self) -> None: ...
+'''
+
+
+def test_installed_packages_declare_environments(tmp_path: Path) -> None:
+    package = tmp_path / "game"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "environments.py").write_text(GAMES)
+    (package / "broken.py").write_text("import no_such_module")
+    metadata = tmp_path / "game_rewards-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: game\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        "[rlstack.environments]\ngame_registered = game.environments\n"
+        "game_plain = game.environments:Plain\ngame_broken = game.broken\ngame_empty = game\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", INSTALLED.format(site=str(tmp_path))],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[3],
+    )
+    names, registered, plain, broken, empty, unknown = done.stdout.splitlines()
+    assert names == "['game_broken', 'game_empty', 'game_plain', 'game_registered'] False"
+    assert (registered, plain) == ("True", "2 Plain.")
+    assert broken.startswith(
+        "environment 'game_broken' of the installed package 'game' cannot be imported from "
+        "'game.broken': ModuleNotFoundError: No module named 'no_such_module'."
+    )
+    assert empty.startswith("environment 'game_empty': 'game' registers no environment of that")
+    assert "Did you mean 'game_plain'?" in unknown
 
 
 @pytest.mark.parametrize(
