@@ -37,6 +37,11 @@ class RankGroup:
         calls = [getattr(rank, method).remote(*arguments, **named) for rank in self.ranks]
         return await asyncio.gather(*calls)
 
+    async def meet(self) -> None:
+        """Let the ranks meet and load the model, each its part of it."""
+        address, port = await self.ranks[0].rendezvous.remote()
+        await self.all("start", address=address, port=port)
+
     async def rows(self, method: str, batch: TokenBatch) -> Tensor:
         """Float32 [B, T], put together from what each rank says of its rows of `batch`."""
         result = torch.zeros(batch.token_ids.shape)
@@ -49,9 +54,8 @@ class TrainerGroup(RankGroup):
     """All ranks of a trainer; see `rlstack.protocols.Trained` for what is said in common."""
 
     async def start(self) -> None:
-        """Let the ranks meet and load the model."""
-        address, port = await self.ranks[0].rendezvous.remote()
-        await self.all("start", address=address, port=port)
+        """Load the model."""
+        await self.meet()
 
     async def save(self, directory: Path) -> None:
         """Weights, optimizer, scheduler and RNG of every rank."""
@@ -215,3 +219,11 @@ class ReferenceGroup(RankGroup):
     async def logprobs(self, batch: TokenBatch) -> Tensor:
         """See `rlstack.protocols.Reference`."""
         return await self.rows("logprobs", batch)
+
+
+class ShardedReferenceGroup(ReferenceGroup):
+    """All ranks of a frozen reference that none of them holds whole."""
+
+    async def start(self) -> None:
+        """Load each rank's share."""
+        await self.meet()

@@ -16,7 +16,14 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlstack.batch import TokenBatch
 from rlstack.config.trainer import LoRAConfig
 from rlstack.errors import ConfigError
-from tests.workers.conftest import Stack, launch_spec, model_config, running_stack, trainer_config
+from tests.workers.conftest import (
+    Stack,
+    frozen_role,
+    launch_spec,
+    model_config,
+    running_stack,
+    trainer_config,
+)
 from tests.workers.test_stack import demonstrations, sample_batch
 from workers import lora
 from workers.specs import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -151,7 +158,8 @@ def stack(request: pytest.FixtureRequest, tied_model: Path) -> Iterator[Stack]:
     spec = launch_spec(tied_model, zero_stage=1)
     assert spec.policy is not None
     trainer = trainer_config(**changes, lora=lora_config(**adapters).model_dump())
-    spec = replace(spec, policy=replace(spec.policy, trainer=trainer), reference=spec.model)
+    spec = replace(spec, policy=replace(spec.policy, trainer=trainer))
+    spec = replace(spec, reference=frozen_role(tied_model, zero_stage=0))
     yield from running_stack(spec)
 
 
