@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from rlstack.batch import Rows
-from rlstack.checkpoint import Checkpoints, RunState, improves, write_folder
+from rlstack.checkpoint import Checkpoints, RunState, improves, load_rewards, write_folder
 from rlstack.config.load import dump
 from rlstack.config.supervised import SupervisedConfig
 from rlstack.data.dataset import Dataset, SampleT
 from rlstack.data.sampler import PromptSampler, SamplerState
 from rlstack.metrics import Metrics, merge
+from rlstack.protocols import Scorer
 from rlstack.report import write_report
 from rlstack.stages.common import check_unused, library_versions, stop_signals
 from rlstack.timeline import Timeline
@@ -162,6 +163,8 @@ class Part:
     """Metrics to be shown with the first step."""
     evaluate: Callable[[int], Awaitable[Metrics]] | None = None
     """Metrics `eval/...` after a step, in place of the learner's on held-out samples."""
+    scorer: Scorer | None = None
+    """What its rewards remember belongs to the checkpoints."""
 
 
 class Training(Generic[SampleT, BatchT]):
@@ -299,13 +302,16 @@ class Training(Generic[SampleT, BatchT]):
             best_step=self.best_step,
             versions=library_versions(),
         )
-        await self.checkpoints.save(state, self.learner.trainer.save, rewards={})
+        rewards = {} if self.part.scorer is None else await self.part.scorer.state()
+        await self.checkpoints.save(state, self.learner.trainer.save, rewards=rewards)
         self.saved_step = step
 
     async def _restore(self) -> None:
         path, state = self.checkpoints.latest()
         self.tracker.phase(f"resuming from {path}")
         await self.learner.trainer.load(path / "trainer")
+        if self.part.scorer is not None:
+            await self.part.scorer.restore(load_rewards(path))
         self.sampler.restore(SamplerState(**state.sampler))
         self.best_value, self.best_step = state.best_value, state.best_step
         self.summary.steps_completed = self.saved_step = state.step
