@@ -54,19 +54,26 @@ class DPOConfig(SampledConfig):
     rows_per_sample: ClassVar[int] = 2
 
     objective: ObjectiveConfig
+    desirable_reward: float | None
+    """Of `kto` in rounds: a sampled response with at least this reward is desirable."""
 
     def problems(self) -> list[Problem]:
         """Impossible combinations of keys that are right by themselves."""
         found = super().problems()
+        judged_rounds = self.rounds and isinstance(self.objective, KTOObjective)
+        if self.desirable_reward is not None and not judged_rounds:
+            text = "is for objective=kto in rounds; set both or desirable_reward=null"
+            found.append(Problem(("desirable_reward", "objective.name", "rounds"), text))
         if not self.rounds:
             if self.prompts_per_round is not None:
                 text = "is for rounds; set rounds or prompts_per_round=null"
                 found.append(Problem(("prompts_per_round", "rounds"), text))
             return found
         if isinstance(self.objective, KTOObjective):
-            text = "kto learns from single responses, and a round makes pairs; choose another"
-            found.append(Problem(("objective.name", "rounds"), text))
-        if self.rollout.num_samples == 1:
+            if self.desirable_reward is None:
+                text = "is missing; set the reward from which kto calls a response desirable"
+                found.append(Problem(("desirable_reward", "objective.name"), text))
+        elif self.rollout.num_samples == 1:
             text = "a pair needs 2 responses to a prompt, got 1; raise it"
             found.append(Problem(("rollout.num_samples", "rounds"), text))
         return found
