@@ -39,8 +39,10 @@ class _MeetingActor:
     def rendezvous(self) -> tuple[str, int]:
         return self.rank.meeting.rendezvous()
 
-    def start(self, *, address: str, port: int) -> None:
+    def join(self, *, address: str, port: int) -> None:
         self.rank.meeting.join(address=address, port=port)
+
+    def start(self) -> None:
         self.rank.start()
 
 

@@ -15,7 +15,7 @@ def deepspeed_config(model: ModelConfig, trainer: TrainerConfig) -> dict[str, An
     zero = _zero(trainer.zero_stage, offload_parameters=trainer.offload_parameters)
     if trainer.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    return _common(model, zero) | {
+    return _common(model.dtype, zero) | {
         "gradient_accumulation_steps": 1,
         "gradient_clipping": trainer.max_grad_norm,
         # torch's AdamW has no kernel to compile and is the same on CPU and GPU.
@@ -34,9 +34,9 @@ def deepspeed_config(model: ModelConfig, trainer: TrainerConfig) -> dict[str, An
     }
 
 
-def frozen_config(model: ModelConfig, *, offload_parameters: bool) -> dict[str, Any]:
+def frozen_config(dtype: str, *, offload_parameters: bool = False) -> dict[str, Any]:
     """Of a model that is sharded and only computes (ZeRO-3 without an optimizer)."""
-    return _common(model, _zero(3, offload_parameters=offload_parameters))
+    return _common(dtype, _zero(3, offload_parameters=offload_parameters))
 
 
 def _zero(stage: int, *, offload_parameters: bool) -> dict[str, Any]:
@@ -50,11 +50,11 @@ def _zero(stage: int, *, offload_parameters: bool) -> dict[str, Any]:
     return zero
 
 
-def _common(model: ModelConfig, zero: dict[str, Any]) -> dict[str, Any]:
+def _common(dtype: str, zero: dict[str, Any]) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": zero,
-        "bf16": {"enabled": model.dtype == "bfloat16"},
+        "bf16": {"enabled": dtype == "bfloat16"},
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }

@@ -33,12 +33,16 @@ from workers.group import (
     PolicyGroup,
     ReferenceGroup,
     RewardTrainerGroup,
-    ShardedReferenceGroup,
     TrainerGroup,
 )
 from workers.launch_spec import LaunchSpec
 from workers.reallocator import Reallocator
-from workers.reward_model import RewardModelActor, RewardModelGroup, RewardModelSpec
+from workers.reward_model import (
+    RewardModelActor,
+    RewardModelGroup,
+    RewardModelSpec,
+    ShardedRewardModelActor,
+)
 from workers.runtime_env import engine_environment, trainer_environment
 from workers.specs import (
     EngineSpec,
@@ -232,20 +236,16 @@ class _Launcher:
         sharded = role.config.zero_stage == 3
         actor = ShardedReferenceActor if sharded else ReferenceActor
         ranks = self._ranks(actor, spec, name="reference")
-        group = ShardedReferenceGroup if sharded else ReferenceGroup
-        return group(ranks, turn=self._turn("reference"))
+        return ReferenceGroup(ranks, turn=self._turn("reference"), sharded=sharded)
 
     def _reward_models(self, spec: RewardModelSpec) -> RewardModelGroup:
         num_ranks = len(self.placed.ranks["reward_model"])
-        spec = replace(spec, device=self.device, threads=self._threads(num_ranks))
-        environment = trainer_environment(device=self.device, threads=spec.threads)
-        ranks = [
-            self._rank(RewardModelActor, name="reward_model", rank=rank, environment=environment)(
-                spec
-            )
-            for rank in range(num_ranks)
-        ]
-        return RewardModelGroup(ranks, turn=self._turn("reward_model"))
+        threads = self._threads(num_ranks)
+        spec = replace(spec, device=self.device, num_ranks=num_ranks, threads=threads)
+        sharded = spec.zero_stage == 3
+        actor = ShardedRewardModelActor if sharded else RewardModelActor
+        ranks = self._ranks(actor, spec, name="reward_model")
+        return RewardModelGroup(ranks, turn=self._turn("reward_model"), sharded=sharded)
 
     def _trained(self, actor: type, role: TrainedRole, *, name: str) -> list[ActorHandle]:
         num_ranks = len(self.placed.ranks[name])
@@ -262,7 +262,9 @@ class _Launcher:
         )
         return self._ranks(actor, spec, name=name)
 
-    def _ranks(self, actor: type, spec: RankSpec, *, name: str) -> list[ActorHandle]:
+    def _ranks(
+        self, actor: type, spec: RankSpec | RewardModelSpec, *, name: str
+    ) -> list[ActorHandle]:
         environment = trainer_environment(device=self.device, threads=spec.threads)
         return [
             self._rank(actor, name=name, rank=rank, environment=environment)(spec, rank=rank)

@@ -16,12 +16,12 @@ class ShardedReferenceRank(ReferenceRank):
 
     def __init__(self, spec: ReferenceSpec, *, rank: int) -> None:
         super().__init__(spec, rank=rank)
-        self.meeting = Meeting(spec, rank=rank)
+        self.meeting = Meeting(rank=rank, num_ranks=spec.num_ranks, device=spec.device)
 
     def start(self) -> None:
         """Load this rank's share, once `self.meeting` was joined."""
         role = self.spec.role
-        config = frozen_config(role.model, offload_parameters=role.config.offload_parameters)
+        config = frozen_config(role.model.dtype, offload_parameters=role.config.offload_parameters)
         # Must outlive loading: from_pretrained shards each weight as it is read.
         self._zero3_loading = HfDeepSpeedConfig(config)
         super().start()

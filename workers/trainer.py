@@ -49,7 +49,7 @@ class TrainerRank:
         self.spec = spec
         self.rank = rank
         self.num_updates = 0
-        self.meeting = Meeting(spec, rank=rank)
+        self.meeting = Meeting(rank=rank, num_ranks=spec.num_ranks, device=spec.device)
         self.num_merges = 0
         """How often adapters were merged into the weights below them."""
 

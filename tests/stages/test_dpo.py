@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForSequenceClassification
@@ -227,7 +228,8 @@ def test_rounds_of_its_own_samples_are_resumed_exactly(folder: Path, preferring:
 
 def test_rounds_of_good_and_bad_responses(folder: Path, kept: Path) -> None:
     """KTO, on what rejection sampling exported."""
-    judging = ["objective=kto", "desirable_reward=4", "rollout.num_samples=16", "rounds=2"]
+    judging = ["objective=kto", "desirable_reward=4", "rounds=2"]
+    judging += ["rollout.num_samples=16", "data.prompts_per_step=16"]
     run_dir = adapter_rounds(folder, "judged", kept / "export", *judging)
     assert_sampled_by(kept / "export", run_dir)
     shown = metrics(run_dir)
@@ -237,4 +239,6 @@ def test_rounds_of_good_and_bad_responses(folder: Path, kept: Path) -> None:
         assert all(row["label"] == (row["metadata"]["reward"] >= 4) for row in rows)
         # The policy at the start of a round is its reference: there is no KL yet.
         assert shown[start + 1]["preference/kl"] == pytest.approx(0, abs=1e-4)
-    assert shown[max(shown)]["preference/kl"] > 0
+    [end] = ends_of_rounds(run_dir)
+    assert shown[1]["preference/loss"] == pytest.approx(0.5, abs=1e-3)
+    assert np.mean([shown[step]["preference/loss"] for step in range(end - 3, end + 1)]) < 0.4
