@@ -102,7 +102,7 @@ class ShardedRewardModelActor(RewardModelActor):
         super().start()
         for model in self.models:
             model.share_model(
-                lambda module: deepspeed.initialize(model=module, config=config)[0].eval(),
+                lambda module: deepspeed.initialize(model=module, config=config)[0],
                 self._most_passes,
             )
 
