@@ -81,12 +81,13 @@ class SequenceScorer:
         """The logit of each row of token ids, in their order."""
         scores = [0.0] * len(rows)
         batches = token_batches([len(row) for row in rows], max_tokens=self._budget)
+        # Asked before the first pass, in which the processes already work together.
+        num_passes = self._num_passes(len(batches)) if self._num_passes else len(batches)
         for batch in batches:
             for index, value in zip(batch, self._logits([rows[i] for i in batch]), strict=True):
                 scores[index] = value
-        if self._num_passes is not None:
-            for _ in range(self._num_passes(len(batches)) - len(batches)):
-                self._logits([[self._tokenizer.pad_token_id]])  # the others need this process
+        for _ in range(num_passes - len(batches)):
+            self._logits([[self._tokenizer.pad_token_id]])  # the others need this process
         return scores
 
     def _logits(self, rows: Sequence[Sequence[int]]) -> list[float]:
