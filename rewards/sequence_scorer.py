@@ -7,7 +7,7 @@ torch and transformers are imported when a model is loaded, so that rewards stay
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportPrivateImportUsage=false
 # pyright: reportArgumentType=false, reportReturnType=false
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlstack.errors import RewardError
@@ -54,9 +54,20 @@ class SequenceScorer:
         self._device = device
         self._special_tokens = special_tokens
         self._budget, self._max_tokens = max_tokens_per_batch, max_tokens
+        self._num_passes: Callable[[int], int] | None = None
+
+    def share_model(self, wrap: Callable[[Any], Any], num_passes: Callable[[int], int]) -> None:
+        """Put `wrap(model)` in the model's place: one that processes hold and compute together.
+
+        num_passes: from the forward passes that this process needs to those that all of them make.
+        """
+        self._model = wrap(self._model)
+        self._num_passes = num_passes
 
     def token_ids(self, prompts: Sequence[str], responses: Sequence[str]) -> list[list[int]]:
         """What the model reads of each prompt and response: the last `max_tokens` tokens."""
+        if not prompts:
+            return []  # which the tokenizer would not take
         texts = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
         by_tokenizer = self._special_tokens == "tokenizer"
         end = None if by_tokenizer else self._tokenizer.eos_token_id
@@ -68,25 +79,32 @@ class SequenceScorer:
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[float]:
         """The logit of each row of token ids, in their order."""
+        scores = [0.0] * len(rows)
+        batches = token_batches([len(row) for row in rows], max_tokens=self._budget)
+        # Asked before the first pass, in which the processes already work together.
+        num_passes = self._num_passes(len(batches)) if self._num_passes else len(batches)
+        for batch in batches:
+            for index, value in zip(batch, self._logits([rows[i] for i in batch]), strict=True):
+                scores[index] = value
+        for _ in range(num_passes - len(batches)):
+            self._logits([[self._tokenizer.pad_token_id]])  # the others need this process
+        return scores
+
+    def _logits(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """Of one batch, right-padded."""
         import torch
 
-        scores = [0.0] * len(rows)
-        pad = self._tokenizer.pad_token_id
-        with torch.inference_mode():
-            for batch in token_batches([len(row) for row in rows], max_tokens=self._budget):
-                width = max(len(rows[index]) for index in batch)
-                ids = torch.full((len(batch), width), pad)
-                mask = torch.zeros((len(batch), width), dtype=torch.long)
-                for line, index in enumerate(batch):
-                    ids[line, : len(rows[index])] = torch.tensor(rows[index])
-                    mask[line, : len(rows[index])] = 1
-                output = self._model(
-                    input_ids=ids.to(self._device), attention_mask=mask.to(self._device)
-                )
-                logits = output.logits[:, 0]
-                for index, value in zip(batch, logits.float().cpu().tolist(), strict=True):
-                    scores[index] = value
-        return scores
+        width = max(len(row) for row in rows)
+        ids = torch.full((len(rows), width), self._tokenizer.pad_token_id)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for line, row in enumerate(rows):
+            ids[line, : len(row)] = torch.tensor(row)
+            mask[line, : len(row)] = 1
+        with torch.no_grad():
+            output = self._model(
+                input_ids=ids.to(self._device), attention_mask=mask.to(self._device)
+            )
+        return output.logits[:, 0].float().cpu().tolist()
 
 
 def token_batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:

@@ -69,9 +69,7 @@ class Checkpoints:
 
         async def write(partial: Path) -> None:
             await save_trainer(partial / "trainer")
-            (partial / "rewards").mkdir()
-            for label, remembered in rewards.items():
-                (partial / "rewards" / quote(label, safe="")).write_bytes(remembered)
+            write_rewards(partial, rewards)
             text = json.dumps({"format": FORMAT, **asdict(state)}, indent=2)
             (partial / "state.json").write_text(text)
 
@@ -129,8 +127,15 @@ async def write_folder(final: Path, write: Callable[[Path], Awaitable[None]]) ->
         ) from error
 
 
+def write_rewards(path: Path, states: Mapping[str, bytes]) -> None:
+    """A file in PATH/rewards for each reward that remembers, by label."""
+    (path / "rewards").mkdir()
+    for label, remembered in states.items():
+        (path / "rewards" / quote(label, safe="")).write_bytes(remembered)
+
+
 def load_rewards(path: Path) -> dict[str, bytes]:
-    """The states of the rewards that remember, by label, of a checkpoint folder.
+    """What `write_rewards` wrote.
 
     Raises:
         CheckpointError: if they cannot be read.

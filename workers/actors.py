@@ -20,22 +20,37 @@ from rlstack.metrics import Metrics
 from rlstack.planning.phases import Transport
 from rlstack.preference_batch import JudgedPreferenceBatch, PreferenceBatch
 from rlstack.types import SamplingSettings
-from workers.specs import Completion, EngineSpec, EngineState, SendReport, TokenRequest, TrainerSpec
+from workers.specs import (
+    Completion,
+    EngineSpec,
+    EngineState,
+    ReferenceSpec,
+    SendReport,
+    TokenRequest,
+    TrainerSpec,
+)
 
 
-class _TrainerActor:
-    """What every `workers.trainer.TrainerRank` does, as an actor; subclasses make the rank."""
+class _MeetingActor:
+    """A rank that computes together with the others of its group; subclasses make it."""
 
     rank: Any
 
+    def rendezvous(self) -> tuple[str, int]:
+        return self.rank.meeting.rendezvous()
+
+    def join(self, *, address: str, port: int) -> None:
+        self.rank.meeting.join(address=address, port=port)
+
+    def start(self) -> None:
+        self.rank.start()
+
+
+class _TrainerActor(_MeetingActor):
+    """What every `workers.trainer.TrainerRank` does, as an actor."""
+
     def visible_device(self) -> str:
         return self.rank.visible_device()
-
-    def rendezvous(self) -> tuple[str, int]:
-        return self.rank.rendezvous()
-
-    def start(self, *, address: str, port: int) -> None:
-        self.rank.start(address=address, port=port)
 
     def offload(self) -> None:
         self.rank.offload()
@@ -141,13 +156,25 @@ class RewardTrainerActor(_TrainerActor):
 class ReferenceActor:
     """`workers.reference.ReferenceRank` as an actor."""
 
-    def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
+    def __init__(self, spec: ReferenceSpec, *, rank: int) -> None:
         from workers.reference import ReferenceRank
 
         self.rank = ReferenceRank(spec, rank=rank)
 
     def start(self) -> None:
         self.rank.start()
+
+    def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        return self.rank.logprobs(batch)
+
+
+class ShardedReferenceActor(_MeetingActor):
+    """`workers.sharded_reference.ShardedReferenceRank` as an actor."""
+
+    def __init__(self, spec: ReferenceSpec, *, rank: int) -> None:
+        from workers.sharded_reference import ShardedReferenceRank
+
+        self.rank = ShardedReferenceRank(spec, rank=rank)
 
     def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         return self.rank.logprobs(batch)

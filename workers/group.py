@@ -37,6 +37,11 @@ class RankGroup:
         calls = [getattr(rank, method).remote(*arguments, **named) for rank in self.ranks]
         return await asyncio.gather(*calls)
 
+    async def meet(self) -> None:
+        """Let the ranks meet, before they start."""
+        address, port = await self.ranks[0].rendezvous.remote()
+        await self.all("join", address=address, port=port)
+
     async def rows(self, method: str, batch: TokenBatch) -> Tensor:
         """Float32 [B, T], put together from what each rank says of its rows of `batch`."""
         result = torch.zeros(batch.token_ids.shape)
@@ -45,13 +50,32 @@ class RankGroup:
         return result
 
 
+class FrozenGroup(RankGroup):
+    """Ranks of a model that is not trained: whole on each of them, or shared out over them.
+
+    sharded: then every rank takes part in every call.
+    """
+
+    def __init__(
+        self, ranks: Sequence[ActorHandle], *, turn: asyncio.Lock | None = None, sharded: bool
+    ) -> None:
+        super().__init__(ranks, turn=turn)
+        self.sharded = sharded
+
+    async def start(self) -> None:
+        """Load the model in every rank, or each rank's share."""
+        if self.sharded:
+            await self.meet()
+        await self.all("start")
+
+
 class TrainerGroup(RankGroup):
     """All ranks of a trainer; see `rlstack.protocols.Trained` for what is said in common."""
 
     async def start(self) -> None:
         """Let the ranks meet and load the model."""
-        address, port = await self.ranks[0].rendezvous.remote()
-        await self.all("start", address=address, port=port)
+        await self.meet()
+        await self.all("start")
 
     async def save(self, directory: Path) -> None:
         """Weights, optimizer, scheduler and RNG of every rank."""
@@ -205,12 +229,8 @@ def _pair_scores(batch: PairBatch, parts: Sequence[tuple[Tensor, Tensor]]) -> Pa
     )
 
 
-class ReferenceGroup(RankGroup):
+class ReferenceGroup(FrozenGroup):
     """All ranks of the frozen reference."""
-
-    async def start(self) -> None:
-        """Load the model in every rank."""
-        await self.all("start")
 
     async def logprobs(self, batch: TokenBatch) -> Tensor:
         """See `rlstack.protocols.Reference`."""

@@ -14,7 +14,6 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rlstack.config.model import ModelConfig
 from rlstack.config.rollout import RolloutConfig
 from rlstack.errors import PlacementError
 from rlstack.planning.phases import DeviceState, choose_transport
@@ -24,6 +23,7 @@ from workers.actors import (
     PolicyActor,
     ReferenceActor,
     RewardTrainerActor,
+    ShardedReferenceActor,
 )
 from workers.cluster import join
 from workers.engines import EngineGroup
@@ -37,9 +37,21 @@ from workers.group import (
 )
 from workers.launch_spec import LaunchSpec
 from workers.reallocator import Reallocator
-from workers.reward_model import RewardModelActor, RewardModelGroup, RewardModelSpec
+from workers.reward_model import (
+    RewardModelActor,
+    RewardModelGroup,
+    RewardModelSpec,
+    ShardedRewardModelActor,
+)
 from workers.runtime_env import engine_environment, trainer_environment
-from workers.specs import EngineSpec, TrainedRole, TrainerSpec
+from workers.specs import (
+    EngineSpec,
+    FrozenRole,
+    RankSpec,
+    ReferenceSpec,
+    TrainedRole,
+    TrainerSpec,
+)
 
 PLACEMENT_TIMEOUT_S = 120.0
 SHUTDOWN_TIMEOUT_S = 20.0
@@ -202,20 +214,6 @@ class _Launcher:
     def _threads(self, num_workers: int) -> int:
         return max(1, (os.cpu_count() or 1) // num_workers)
 
-    def _trainer_spec(self, role: TrainedRole, *, num_ranks: int) -> TrainerSpec:
-        spec = self.spec
-        return TrainerSpec(
-            model=role.model,
-            trainer=role.trainer,
-            temperature=spec.logprob_temperature,
-            total_updates=role.total_updates,
-            features=role.features,
-            seed=spec.seed,
-            device=self.device,
-            num_ranks=num_ranks,
-            threads=self._threads(num_ranks),
-        )
-
     def _policy(self, role: TrainedRole) -> PolicyGroup:
         return PolicyGroup(self._trained(PolicyActor, role, name="trainer"), turn=self.policy_turn)
 
@@ -226,31 +224,51 @@ class _Launcher:
         ranks = self._trained(CriticActor, role, name="critic")
         return CriticGroup(ranks, turn=self._turn("critic"))
 
-    def _reference(self, model: ModelConfig) -> ReferenceGroup:
-        assert self.spec.policy is not None
-        role = replace(self.spec.policy, model=model)
-        ranks = self._trained(ReferenceActor, role, name="reference")
-        return ReferenceGroup(ranks, turn=self._turn("reference"))
+    def _reference(self, role: FrozenRole) -> ReferenceGroup:
+        num_ranks = len(self.placed.ranks["reference"])
+        spec = ReferenceSpec(
+            role=role,
+            temperature=self.spec.logprob_temperature,
+            device=self.device,
+            num_ranks=num_ranks,
+            threads=self._threads(num_ranks),
+        )
+        sharded = role.config.zero_stage == 3
+        actor = ShardedReferenceActor if sharded else ReferenceActor
+        ranks = self._ranks(actor, spec, name="reference")
+        return ReferenceGroup(ranks, turn=self._turn("reference"), sharded=sharded)
 
     def _reward_models(self, spec: RewardModelSpec) -> RewardModelGroup:
         num_ranks = len(self.placed.ranks["reward_model"])
-        spec = replace(spec, device=self.device, threads=self._threads(num_ranks))
-        environment = trainer_environment(device=self.device, threads=spec.threads)
-        ranks = [
-            self._rank(RewardModelActor, name="reward_model", rank=rank, environment=environment)(
-                spec
-            )
-            for rank in range(num_ranks)
-        ]
-        return RewardModelGroup(ranks, turn=self._turn("reward_model"))
+        threads = self._threads(num_ranks)
+        spec = replace(spec, device=self.device, num_ranks=num_ranks, threads=threads)
+        sharded = spec.zero_stage == 3
+        actor = ShardedRewardModelActor if sharded else RewardModelActor
+        ranks = self._ranks(actor, spec, name="reward_model")
+        return RewardModelGroup(ranks, turn=self._turn("reward_model"), sharded=sharded)
 
     def _trained(self, actor: type, role: TrainedRole, *, name: str) -> list[ActorHandle]:
         num_ranks = len(self.placed.ranks[name])
-        spec = self._trainer_spec(role, num_ranks=num_ranks)
+        spec = TrainerSpec(
+            model=role.model,
+            trainer=role.trainer,
+            temperature=self.spec.logprob_temperature,
+            total_updates=role.total_updates,
+            features=role.features,
+            seed=self.spec.seed,
+            device=self.device,
+            num_ranks=num_ranks,
+            threads=self._threads(num_ranks),
+        )
+        return self._ranks(actor, spec, name=name)
+
+    def _ranks(
+        self, actor: type, spec: RankSpec | RewardModelSpec, *, name: str
+    ) -> list[ActorHandle]:
         environment = trainer_environment(device=self.device, threads=spec.threads)
         return [
             self._rank(actor, name=name, rank=rank, environment=environment)(spec, rank=rank)
-            for rank in range(num_ranks)
+            for rank in range(spec.num_ranks)
         ]
 
     def _turn(self, name: Literal["critic", "reference", "reward_model"]) -> asyncio.Lock:

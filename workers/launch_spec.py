@@ -7,7 +7,7 @@ from rlstack.config.placement import PlacementConfig, RolePlacement
 from rlstack.config.rollout import RolloutConfig
 from workers.placing import Placed, place
 from workers.reward_model import RewardModelSpec
-from workers.specs import TrainedRole
+from workers.specs import FrozenRole, TrainedRole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +22,8 @@ class LaunchSpec:
     reward_trainer: TrainedRole | None = None
     """Trains a reward model in the policy's place: a run has one or the other."""
     critic: TrainedRole | None = None
-    reference: ModelConfig | None = None
-    """A frozen model; its ranks are set up as the policy's trainer is. There are none if it is the
-    one below the policy's adapters."""
+    reference: FrozenRole | None = None
+    """It has no ranks of its own if it is the model below the policy's adapters."""
     reward_models: RewardModelSpec | None = None
     rollout: RolloutConfig | None = None
     max_prompt_tokens: int = 0
@@ -36,11 +35,12 @@ class LaunchSpec:
     @property
     def reference_in_policy(self) -> bool:
         """Whether the policy without its adapters is the reference."""
-        policy = self.policy
+        policy, reference = self.policy, self.reference
         return (
             policy is not None
+            and reference is not None
             and policy.trainer.lora is not None
-            and (policy.model == self.reference)
+            and policy.model == reference.model
         )
 
     @property

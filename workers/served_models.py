@@ -31,6 +31,7 @@ def reward_model_spec(config: RewardModelsConfig) -> RewardModelSpec:
         max_tokens_per_batch=config.max_tokens_per_batch,
         dtype=config.dtype,
         special_tokens=config.special_tokens,
+        zero_stage=config.zero_stage,
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlstack.config.model import ModelConfig
+from rlstack.config.reference import ReferenceConfig
 from rlstack.config.rollout import RolloutConfig
 from rlstack.config.trainer import TrainerConfig
 from rlstack.data.features import FeatureScale
@@ -29,19 +30,43 @@ class TrainedRole:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainerSpec:
+class FrozenRole:
+    """A model that only computes logprobs, and how it is held."""
+
+    model: ModelConfig
+    config: ReferenceConfig
+    max_tokens_per_microbatch: int
+    logprob_chunk_tokens: int
+    """Both as in `TrainerConfig`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankSpec:
+    """What every rank that computes is told."""
+
+    temperature: float
+    """Logprobs are taken at the temperature that rollouts are sampled at."""
+    device: str
+    num_ranks: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerSpec(RankSpec):
     """What every rank of a trainer is told."""
 
     model: ModelConfig
     trainer: TrainerConfig
-    temperature: float
-    """Logprobs are taken at the temperature that rollouts are sampled at."""
     total_updates: int
     seed: int
-    device: str
-    num_ranks: int
-    threads: int
     features: FeatureScale | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceSpec(RankSpec):
+    """What every rank of the reference is told."""
+
+    role: FrozenRole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

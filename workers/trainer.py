@@ -11,11 +11,9 @@ from typing import ClassVar
 
 import deepspeed
 import numpy as np
-import ray
 import torch
 from deepspeed.runtime.zero.offload_config import OffloadDeviceEnum
 from torch import Tensor, nn
-from torch.distributed import TCPStore
 from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 
@@ -26,6 +24,7 @@ from rlstack.metrics import Metrics, merge
 from workers import lora
 from workers.deepspeed_config import deepspeed_config
 from workers.loading import load_tokenizer
+from workers.meeting import Meeting
 from workers.shard_writer import ShardWriter
 from workers.specs import TrainerSpec
 from workers.weight_source import DeepSpeedSource
@@ -50,6 +49,7 @@ class TrainerRank:
         self.spec = spec
         self.rank = rank
         self.num_updates = 0
+        self.meeting = Meeting(rank=rank, num_ranks=spec.num_ranks, device=spec.device)
         self.num_merges = 0
         """How often adapters were merged into the weights below them."""
 
@@ -57,34 +57,10 @@ class TrainerRank:
         """This rank's GPU, as CUDA_VISIBLE_DEVICES names it on its node."""
         return os.environ["CUDA_VISIBLE_DEVICES"]
 
-    def rendezvous(self) -> tuple[str, int]:
-        """Open the store that the group meets at; address and port. Called on rank 0 only."""
-        address = ray.util.get_node_ip_address()
-        # Port 0: the system picks one that is free, and this process keeps it.
-        self.store = TCPStore(address, 0, self.spec.num_ranks, True, wait_for_workers=False)
-        return address, self.store.port
-
-    def start(self, *, address: str, port: int) -> None:
-        """Join the group and build the engine."""
+    def start(self) -> None:
+        """Build the engine, once `self.meeting` was joined."""
         spec = self.spec
         torch.set_num_threads(spec.threads)
-        os.environ |= {
-            "RANK": str(self.rank),
-            "LOCAL_RANK": "0",
-            "WORLD_SIZE": str(spec.num_ranks),
-            "MASTER_ADDR": address,
-            "MASTER_PORT": str(port),
-        }
-        if self.rank != 0:
-            self.store = TCPStore(address, port, spec.num_ranks, False)
-        backend = "gloo" if spec.device == "cpu" else "nccl"
-        torch.distributed.init_process_group(
-            backend, store=self.store, rank=self.rank, world_size=spec.num_ranks
-        )
-        if spec.device == "cpu":
-            # DeepSpeed would compile C++ here, half a minute the first time, for inference only.
-            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
         random.seed(spec.seed)
         np.random.seed(spec.seed)
         torch.manual_seed(spec.seed)

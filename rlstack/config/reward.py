@@ -51,7 +51,7 @@ class ScoreScale(Frozen):
 class RewardModelsConfig(Frozen):
     """Reward models as worker groups (`placement.reward_model`), for the component `reward_model`.
 
-    The keys mean what the parameters of the reward `preference_model` do.
+    The other keys mean what the parameters of the reward `preference_model` do.
     """
 
     checkpoints: tuple[str, ...] = Field(min_length=1)
@@ -64,6 +64,8 @@ class RewardModelsConfig(Frozen):
     dtype: Literal["float32", "bfloat16"]
     special_tokens: Literal["end", "tokenizer"]
     features: tuple[str, ...]
+    zero_stage: Literal[0, 3]
+    """0: all models whole on every rank; 3: each rank holds a share of them."""
 
 
 class RewardConfig(Frozen):

@@ -62,10 +62,16 @@ class DPOConfig(SampledConfig):
     rows_per_sample: ClassVar[int] = 2
 
     objective: ObjectiveConfig
+    desirable_reward: float | None
+    """Of `kto` in rounds: a sampled response with at least this reward is desirable."""
 
     def problems(self) -> list[Problem]:
         """Impossible combinations of keys that are right by themselves."""
         found = super().problems()
+        judged_rounds = self.rounds and isinstance(self.objective, KTOObjective)
+        if self.desirable_reward is not None and not judged_rounds:
+            text = "is for objective=kto in rounds; set both or desirable_reward=null"
+            found.append(Problem(("desirable_reward", "objective.name", "rounds"), text))
         if not self.rounds:
             given = {"prompts_per_round": self.prompts_per_round, "environment": self.environment}
             found += [
@@ -75,9 +81,13 @@ class DPOConfig(SampledConfig):
             ]
             return found
         if isinstance(self.objective, KTOObjective):
-            text = "kto learns from single responses, and a round makes pairs; choose another"
-            found.append(Problem(("objective.name", "rounds"), text))
-        if self.rollout.num_samples == 1:
+            if self.desirable_reward is None:
+                text = "is missing; set the reward from which kto calls a response desirable"
+                found.append(Problem(("desirable_reward", "objective.name"), text))
+            if self.environment is not None:
+                text = "kto learns from single responses, not episodes; choose another objective"
+                found.append(Problem(("objective.name", "environment"), text))
+        elif self.rollout.num_samples == 1:
             text = "a pair needs 2 responses to a prompt, got 1; raise it"
             found.append(Problem(("rollout.num_samples", "rounds"), text))
         return found

@@ -20,6 +20,7 @@ from rlstack.config.data import DataConfig
 from rlstack.config.environment import EnvironmentConfig, environment_problems
 from rlstack.config.model import ModelConfig
 from rlstack.config.placement import PlacementConfig
+from rlstack.config.reference import ReferenceConfig
 from rlstack.config.reward import RewardConfig
 from rlstack.config.rl_checks import (
     critic_problems,
@@ -62,6 +63,7 @@ class RLConfig(RunSchema):
     reward: RewardConfig
     critic: CriticConfig | None = None
     """Where the algorithm estimates advantages with one; algorithm=ppo sets it."""
+    reference: ReferenceConfig
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     tracking: TrackingConfig
@@ -74,6 +76,7 @@ class RLConfig(RunSchema):
             *group_problems(self.algorithm, self.rollout),
             *critic_problems(self.algorithm, self.critic),
             *placement_problems(self.placement),
+            *self.reference.problems(self.placement),
             *_kl_problems(self),
             *_correction_problems(self.algorithm),
             *_evaluation_problems(self),

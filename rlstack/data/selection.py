@@ -1,4 +1,5 @@
-"""What is learned from scored samples: the best against the worst, or the best alone. Pure."""
+"""What is learned from scored samples: the best against the worst, all of them as good or bad, or
+the best alone. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,15 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rlstack.types import Demonstration, FinishReason, Group, PreferencePair, Rollout, Score
+from rlstack.types import (
+    Demonstration,
+    FinishReason,
+    Group,
+    JudgedResponse,
+    PreferencePair,
+    Rollout,
+    Score,
+)
 
 SelectedT = TypeVar("SelectedT")
 
@@ -90,6 +99,33 @@ def best_versus_worst(groups: Sequence[Group]) -> Selection[PreferencePair]:
     return Selection(samples=tuple(pairs), dropped=dict(dropped))
 
 
+def judged_responses(groups: Sequence[Group], *, threshold: float) -> Selection[JudgedResponse]:
+    """Every response, desirable where its reward is at least `threshold`.
+
+    Responses are dropped as `unjudged`, as `cut` (desirable ones that did not end by themselves,
+    and would teach not to end), or all of them as `one_prompt` or `one_kind` where there are not
+    both desirable and undesirable ones, and of two prompts.
+    """
+    found: list[JudgedResponse] = []
+    dropped = Counter({"unjudged": 0, "cut": 0, "one_prompt": 0, "one_kind": 0})
+    for index, group in enumerate(groups):
+        judged = _judged(group)
+        dropped["unjudged"] += len(group.rollouts) - len(judged)
+        for reward, rollout in judged:
+            desirable = reward >= threshold
+            if desirable and rollout.finish_reason is not FinishReason.STOP:
+                dropped["cut"] += 1
+            else:
+                found.append(_judged_response(group, index, rollout, reward, desirable=desirable))
+    if len({response.text for response in found}) < 2:
+        dropped["one_prompt"] += len(found)
+        found = []
+    elif len({response.desirable for response in found}) < 2:
+        dropped["one_kind"] += len(found)
+        found = []
+    return Selection(samples=tuple(found), dropped=dict(dropped))
+
+
 def kept_responses(
     groups: Sequence[Group], *, min_reward: float | None, per_prompt: int
 ) -> Selection[KeptResponse]:
@@ -154,6 +190,22 @@ def _pair(
     )
 
 
+def _judged_response(
+    group: Group, index: int, rollout: Rollout, reward: float, *, desirable: bool
+) -> JudgedResponse:
+    prompt = group.prompt
+    return JudgedResponse(
+        prompt_id=f"{index}.{rollout.sample_index}:{prompt.prompt_id}",
+        data_source=prompt.data_source,
+        text=prompt.text,
+        response=rollout.text,
+        prompt_ids=prompt.token_ids,
+        response_ids=rollout.response_ids,
+        desirable=desirable,
+        metadata={"reward": reward},
+    )
+
+
 def _kept(index: int, rollout: Rollout, reward: float, *, number: int) -> KeptResponse:
     prompt = rollout.prompt
     return KeptResponse(
@@ -205,6 +257,34 @@ def pair_of(record: Record) -> PreferencePair:
         metadata=record["metadata"],
         chosen_mask=chosen_mask,
         rejected_mask=rejected_mask,
+    )
+
+
+def judged_record(judged: JudgedResponse) -> Record:
+    """As `pair_record`, for `rlstack dpo objective=kto`."""
+    return {
+        "id": judged.prompt_id,
+        "data_source": judged.data_source,
+        "prompt": judged.text,
+        "response": judged.response,
+        "label": judged.desirable,
+        "metadata": dict(judged.metadata),
+        "prompt_ids": judged.prompt_ids.tolist(),
+        "response_ids": judged.response_ids.tolist(),
+    }
+
+
+def judged_of(record: Record) -> JudgedResponse:
+    """What `judged_record` wrote, exactly."""
+    return JudgedResponse(
+        prompt_id=record["id"],
+        data_source=record["data_source"],
+        text=record["prompt"],
+        response=record["response"],
+        prompt_ids=np.array(record["prompt_ids"], dtype=np.int64),
+        response_ids=np.array(record["response_ids"], dtype=np.int64),
+        desirable=record["label"],
+        metadata=record["metadata"],
     )
 
 

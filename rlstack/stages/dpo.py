@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ from rlstack.data.held_out import without_held_out
 from rlstack.data.mismatched import mismatched
 from rlstack.data.preferences import load_judged_responses, load_preferences
 from rlstack.data.reference_cache import ReferenceCache
-from rlstack.data.selection import best_versus_worst, pair_of, pair_record
+from rlstack.data.selection import (
+    best_versus_worst,
+    judged_of,
+    judged_record,
+    judged_responses,
+    pair_of,
+    pair_record,
+)
 from rlstack.protocols import Tokenizer
 from rlstack.stages import rounds, supervised
 from rlstack.stages.common import load_train_and_held_out
@@ -20,7 +28,7 @@ from rlstack.stages.preference_learner import JudgedLearner, PairLearner
 from rlstack.stages.progress import Summary
 from rlstack.stages.rounds import Round, RoundsStage
 from rlstack.stages.supervised import Learner, Stage
-from rlstack.types import PreferencePair
+from rlstack.types import JudgedResponse, PreferencePair
 from workers.group import PolicyGroup
 from workers.loading import check_model, check_positions, load_tokenizer, model_fingerprint
 from workers.lora import check_adapters
@@ -35,6 +43,8 @@ def run(config: DPOConfig) -> Summary:
     tokenizer = load_tokenizer(config.model)
     objective = config.objective
     if isinstance(objective, KTOObjective):
+        if config.rounds:
+            return asyncio.run(rounds.run(_sampled_judged(config, objective, tokenizer)))
         return asyncio.run(supervised.run(_judged(config, objective, tokenizer)))
     if config.rounds:
         return asyncio.run(rounds.run(_sampled(config, objective, tokenizer)))
@@ -65,17 +75,14 @@ def _sampled(
 ) -> RoundsStage[PreferencePair]:
     """Pairs of the policy's own samples; the policy at the start of a round is its reference."""
     prompts, held_out = load_train_and_held_out(config.data, tokenizer)
-    fingerprint = model_fingerprint(config.model)
 
     def learner(
         policy: PolicyGroup, current: Round, pairs: Sequence[PreferencePair]
     ) -> Learner[PreferencePair, Any]:
-        # Later references are no model that lies anywhere; their rows lie in the same folder.
-        reference = fingerprint if current.number == 1 else f"round {current.number}"
         return PairLearner(
             policy=policy,
             objective=objective,
-            cache=ReferenceCache(current.folder / "reference", model=reference),
+            cache=_round_cache(config, current),
             datasets={"train": pairs},
             pad_token_id=tokenizer.pad_token_id,
             is_reference=current.is_start,
@@ -93,6 +100,49 @@ def _sampled(
         from_record=pair_of,
         learner=learner,
     )
+
+
+def _sampled_judged(
+    config: DPOConfig, objective: KTOObjective, tokenizer: Tokenizer
+) -> RoundsStage[JudgedResponse]:
+    """Single responses that the policy sampled; its reference as for pairs."""
+    prompts, held_out = load_train_and_held_out(config.data, tokenizer)
+    assert config.desirable_reward is not None
+
+    def learner(
+        policy: PolicyGroup, current: Round, responses: Sequence[JudgedResponse]
+    ) -> Learner[JudgedResponse, Any]:
+        others = mismatched(responses, seed=config.seed)
+        return JudgedLearner(
+            policy=policy,
+            objective=objective,
+            cache=_round_cache(config, current),
+            datasets={"train": responses},
+            others=dict(zip(responses, others, strict=True)),
+            pad_token_id=tokenizer.pad_token_id,
+            is_reference=current.is_start,
+        ).learner()
+
+    return RoundsStage(
+        command="dpo",
+        config=config,
+        tokenizer=tokenizer,
+        prompts=prompts,
+        held_out=held_out,
+        rows_per_prompt=config.rollout.num_samples,
+        select=partial(judged_responses, threshold=config.desirable_reward),
+        to_record=judged_record,
+        from_record=judged_of,
+        learner=learner,
+    )
+
+
+def _round_cache(config: DPOConfig, current: Round) -> ReferenceCache[Any]:
+    """Of the reference of a round."""
+    # Later references are no model that lies anywhere; their rows lie in the same folder.
+    first = current.number == 1
+    reference = model_fingerprint(config.model) if first else f"round {current.number}"
+    return ReferenceCache(current.folder / "reference", model=reference)
 
 
 def _judged(config: DPOConfig, objective: KTOObjective, tokenizer: Tokenizer) -> Stage[Any, Any]:

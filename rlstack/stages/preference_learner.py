@@ -86,6 +86,8 @@ class JudgedLearner:
     others: dict[JudgedResponse, JudgedResponse]
     """Of every response, its prompt with another prompt's response."""
     pad_token_id: int
+    is_reference: bool = True
+    """As of `PairLearner`."""
 
     def learner(self) -> Learner[JudgedResponse, JudgedPreferenceBatch]:
         """For `stages.supervised`."""
@@ -102,7 +104,10 @@ class JudgedLearner:
         for name, responses in self.datasets.items():
             rows = ((r.prompt_ids, r.response_ids, self.others[r].response_ids) for r in responses)
             await self.cache.add(
-                name, responses, tokens=chain.from_iterable(rows), compute=self._reference
+                name,
+                responses,
+                tokens=chain.from_iterable(rows),
+                compute=self._reference if self.is_reference else None,
             )
 
     def collate(self, responses: Sequence[JudgedResponse]) -> JudgedPreferenceBatch:

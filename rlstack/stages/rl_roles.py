@@ -10,7 +10,7 @@ from rlstack.stages.common import reward_models
 from workers.launch_spec import LaunchSpec
 from workers.loading import check_model, check_scalar_model, load_tokenizer, same_tokens
 from workers.lora import check_adapters
-from workers.specs import TrainedRole
+from workers.specs import FrozenRole, TrainedRole
 
 
 def launch_spec(config: RLConfig) -> LaunchSpec:
@@ -35,7 +35,7 @@ def launch_spec(config: RLConfig) -> LaunchSpec:
             total_updates=max(1, total_updates - warmup_updates),
         ),
         critic=critic,
-        reference=reference_model(config),
+        reference=reference(config),
         reward_models=reward_models(config.reward),
         rollout=config.rollout,
         max_prompt_tokens=config.data.max_prompt_tokens,
@@ -54,12 +54,19 @@ def check_roles(config: RLConfig) -> None:
     check_teacher(config)
 
 
-def reference_model(config: RLConfig) -> ModelConfig | None:
+def reference(config: RLConfig) -> FrozenRole | None:
     """The policy as it starts, or a teacher; None where nothing is compared with either."""
-    chosen = config.algorithm.advantage
+    if not config.algorithm.needs_reference:
+        return None
+    model, chosen = config.model, config.algorithm.advantage
     if isinstance(chosen, DistillationAdvantage):
-        return config.model.model_copy(update={"path": chosen.teacher})
-    return config.model if config.algorithm.needs_reference else None
+        model = model.model_copy(update={"path": chosen.teacher})
+    return FrozenRole(
+        model=model,
+        config=config.reference,
+        max_tokens_per_microbatch=config.trainer.max_tokens_per_microbatch,
+        logprob_chunk_tokens=config.trainer.logprob_chunk_tokens,
+    )
 
 
 def check_teacher(config: RLConfig) -> None:

@@ -2,7 +2,8 @@
 
 A round is a supervised training (`stages.supervised`) on rows that were selected from the samples
 of the policy as the round before left it. The rows lie in RUN_DIR/rounds/round_001/data.jsonl, so
-that a run that is resumed in the middle of a round goes on with the same ones.
+that a run that is resumed in the middle of a round goes on with the same ones; beside them is what
+the rewards remembered after they had judged the samples.
 """
 
 import json
@@ -17,7 +18,7 @@ import numpy as np
 
 from rlstack import jsonl
 from rlstack.batch import Rows
-from rlstack.checkpoint import Checkpoints
+from rlstack.checkpoint import Checkpoints, load_rewards, write_rewards
 from rlstack.config.rounds import SampledConfig
 from rlstack.controller import EVALUATION_ROUND, sample_groups
 from rlstack.data.dataset import Dataset, SampleT, SkipReport, Source
@@ -147,12 +148,14 @@ class _Rounds(Generic[SampleT]):
             # Of a run that died before its first step, perhaps with another configuration.
             shutil.rmtree(self.run_dir / "rounds", ignore_errors=True)
         elif not saved:
-            self.running.tracker.truncate_after(0)
+            self.running.tracker.truncate_after(-1)  # the evaluation before the first step too
         start, training = 0, None
         for number in range(1, self.config.rounds + 1):
             prompts = self.sampler.take(self.num_prompts)
             folder = self.run_dir / "rounds" / f"round_{number:03d}"
-            if not folder.is_dir():
+            if folder.is_dir():
+                await self.scorer.restore(load_rewards(folder))
+            else:
                 if done > start:
                     raise CheckpointError(
                         f"{folder}: the rows of a round that was trained on are gone; restore "
@@ -215,6 +218,7 @@ class _Rounds(Generic[SampleT]):
             last=number == config.rounds,
             opening=json.loads((folder / "round.json").read_text()),
             evaluate=self._evaluate if stage.held_out.prompts else None,
+            scorer=self.scorer,
         )
         nothing: Dataset[SampleT] = Dataset(sources=(), skipped=NOTHING_SKIPPED)
         supervised_stage = Stage(
@@ -252,6 +256,7 @@ class _Rounds(Generic[SampleT]):
         with whole_folder(folder) as partial:
             jsonl.write(partial / "data.jsonl", map(self.stage.to_record, selection.samples))
             (partial / "round.json").write_text(json.dumps(metrics.values(), indent=2))
+            write_rewards(partial, await self.scorer.state())
 
     async def _evaluate(self, step: int) -> Metrics:
         """Sample every held-out prompt once and score it."""

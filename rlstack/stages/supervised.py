@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from rlstack.batch import Rows
-from rlstack.checkpoint import write_folder
+from rlstack.checkpoint import load_rewards, write_folder
 from rlstack.config.load import dump
 from rlstack.config.supervised import SupervisedConfig
 from rlstack.data.dataset import Dataset, SampleT
 from rlstack.data.sampler import PromptSampler
 from rlstack.metrics import Metrics, merge
+from rlstack.protocols import Scorer
 from rlstack.report import write_report
 from rlstack.stages.common import check_unused, stop_signals
 from rlstack.stages.progress import Progress, Summary
@@ -182,6 +183,8 @@ class Part:
     """Metrics to be shown with the first step."""
     evaluate: Callable[[int], Awaitable[Metrics]] | None = None
     """Metrics `eval/...` after a step, in place of the learner's on held-out samples."""
+    scorer: Scorer | None = None
+    """What its rewards remember belongs to the checkpoints."""
 
 
 class Training(Generic[SampleT, BatchT]):
@@ -222,7 +225,7 @@ class Training(Generic[SampleT, BatchT]):
             self.tracker.phase("reference logprobs")
             await self.learner.prepare()
         if self.part.resume:
-            await self.progress.restore(self.learner.trainer.load)
+            await self._restore()
         first = self.summary.steps_completed
         if first == 0 and self._evaluates(0):
             self.tracker.log(0, await self._evaluate(0))
@@ -293,4 +296,10 @@ class Training(Generic[SampleT, BatchT]):
     async def _save(self) -> None:
         """Checkpoint after the last completed step, once."""
         if not self.progress.is_saved:
-            await self.progress.save(self.learner.trainer.save, rewards={})
+            rewards = {} if self.part.scorer is None else await self.part.scorer.state()
+            await self.progress.save(self.learner.trainer.save, rewards=rewards)
+
+    async def _restore(self) -> None:
+        path, _ = await self.progress.restore(self.learner.trainer.load)
+        if self.part.scorer is not None:
+            await self.part.scorer.restore(load_rewards(path))

@@ -314,6 +314,15 @@ def test_a_key_inside_a_list_is_named_as_typed() -> None:
         ),
         (["trainer.max_tokens_per_microbatch=100"], "trainer.max_tokens_per_microbatch: 100 is"),
         (["trainer.offload_parameters=true"], "trainer.offload_parameters: needs"),
+        (["reference.offload_parameters=true"], "reference.offload_parameters: needs"),
+        (
+            [
+                "placement.device=cpu",
+                "reference.zero_stage=3",
+                "reference.offload_parameters=true",
+            ],
+            "reference.offload_parameters: moves parameters off a GPU",
+        ),
         (
             ["trainer.zero_stage=0", "trainer.offload_optimizer=true"],
             "trainer.offload_optimizer: needs",

@@ -23,7 +23,20 @@ def test_every_objective_parses(name: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["rounds=2", "objective=kto"], "objective.name: kto learns from single responses"),
+        (["rounds=2", "objective=kto"], "desirable_reward: is missing"),
+        (
+            [
+                "rounds=2",
+                "objective=kto",
+                "desirable_reward=1",
+                "environment=python_tool",
+                "max_response_tokens=4096",
+                "trainer.max_tokens_per_microbatch=16384",
+            ],
+            "objective.name: kto learns from single responses, not episodes",
+        ),
+        (["rounds=2", "desirable_reward=1"], "desirable_reward: is for objective=kto in rounds"),
+        (["objective=kto", "desirable_reward=1"], "desirable_reward: is for objective=kto in"),
         (["rounds=2", "rollout.num_samples=1"], "rollout.num_samples: a pair needs 2"),
         (["rounds=2", "total_steps=5"], "total_steps: is for data that are there"),
         (["rounds=2", "data.curriculum=level"], "data.curriculum: orders the rows of the data"),

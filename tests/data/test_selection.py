@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from rlstack.batch import collate_pairs
 from rlstack.data.selection import (
     best_versus_worst,
+    judged_of,
+    judged_record,
+    judged_responses,
     kept_of,
     kept_record,
     kept_responses,
@@ -106,6 +109,27 @@ def test_the_same_response_is_kept_once() -> None:
     assert found.dropped["duplicate"] == 1
 
 
+def test_responses_at_the_threshold_are_desirable_and_the_others_not() -> None:
+    first = group(([3], 1.0), ([4], 0.9), ([5], None), ([6], 2.0), ([7], 0.0), cut=(3, 4))
+    found = judged_responses([first, group(([3], 1.0), name="q")], threshold=1.0)
+    labels = [(r.text, r.response, r.desirable, r.metadata["reward"]) for r in found.samples]
+    assert labels == [
+        ("prompt p", "response 0", True, 1.0),
+        ("prompt p", "response 1", False, 0.9),
+        ("prompt p", "response 4", False, 0.0),
+        ("prompt q", "response 0", True, 1.0),
+    ]
+    assert found.dropped == {"unjudged": 1, "cut": 1, "one_prompt": 0, "one_kind": 0}
+
+
+def test_responses_that_cannot_be_compared_are_left_out() -> None:
+    both = group(([3], 1.0), ([4], 0.0))
+    assert judged_responses([both], threshold=1.0).dropped["one_prompt"] == 2
+    found = judged_responses([both, group(([3], 1.0), name="q")], threshold=0.0)
+    assert found.samples == ()
+    assert found.dropped["one_kind"] == 3
+
+
 rewards = st.one_of(st.none(), st.sampled_from([-1.0, 0.0, 0.5, 1.0]))
 responses = st.lists(st.integers(3, 5), max_size=2)
 groups = st.lists(st.lists(st.tuples(responses, rewards), max_size=5), max_size=4)
@@ -117,10 +141,12 @@ def test_everything_is_kept_or_counted(groups: list[list[Sample]], per_prompt: i
     pairs = best_versus_worst(scored)
     assert len(pairs.samples) + sum(pairs.dropped.values()) == len(scored)
     assert all(p.margin is not None and p.margin > 0 for p in pairs.samples)
+    judged = judged_responses(scored, threshold=0.5)
+    assert len(judged.samples) + sum(judged.dropped.values()) == sum(map(len, groups))
     kept = kept_responses(scored, min_reward=0.0, per_prompt=per_prompt)
     assert len(kept.samples) + sum(kept.dropped.values()) == sum(map(len, groups))
     assert all(k.reward >= 0 for k in kept.samples)
-    for found in (pairs.samples, kept.samples):
+    for found in (pairs.samples, judged.samples, kept.samples):
         assert len({sample.prompt_id for sample in found}) == len(found)
 
 
@@ -134,6 +160,11 @@ def test_records_hold_everything() -> None:
     row = json.loads(json.dumps(kept_record(kept)))
     assert kept_record(kept_of(row)) == kept_record(kept)
     again = kept_of(row).demonstration()
+    other = group(([3], 0.0), name="b")
+    for judged in judged_responses([*scored, other], threshold=1.0).samples:
+        row = json.loads(json.dumps(judged_record(judged)))
+        assert row["label"] == judged.desirable
+        assert judged_record(judged_of(row)) == judged_record(judged)
     assert again.token_ids.tolist() == kept.demonstration().token_ids.tolist()
 
 

@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -41,7 +43,6 @@ SAMPLED = [
     "rollout.num_samples=8",
     "reward.num_workers=1",
 ]
-LETTERS = ["reward.components=[{name: letters}]"]
 PLUGIN = """
 from rewards.registry import register
 
@@ -101,13 +102,26 @@ def metrics(run_dir: Path) -> dict[int, dict[str, float]]:
     return {row["step"]: row for row in map(json.loads, lines)}
 
 
-def resumed_at(run_dir: Path, step: int) -> Path:
-    """A copy of a run as it would lie there, had it been killed after the checkpoint of `step`."""
-    copy = run_dir.with_name(f"{run_dir.name}_{step}")
+def rows_of_round(run_dir: Path, number: int) -> list[dict[str, Any]]:
+    lines = (run_dir / "rounds" / f"round_{number:03d}" / "data.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def ends_of_rounds(run_dir: Path) -> list[int]:
+    """The last step of every round but the last one."""
+    starts = [step for step, row in metrics(run_dir).items() if "round/number" in row]
+    return [start - 1 for start in starts[1:]]
+
+
+def stopped_after_round(run_dir: Path, number: int) -> Path:
+    """A copy of a run as it would lie there, had it been killed before the next round sampled."""
+    copy = run_dir.with_name(f"{run_dir.name}_{number}")
     shutil.copytree(run_dir, copy)
     shutil.rmtree(copy / "export")
-    for folder in (copy / "checkpoints").iterdir():
-        if int(folder.name.removeprefix("step_")) > step:
+    last_step = ends_of_rounds(run_dir)[number - 1]
+    for folder in [*copy.glob("checkpoints/*"), *copy.glob("rounds/*")]:
+        limit = number if folder.parent.name == "rounds" else last_step
+        if int(folder.name.rpartition("_")[2]) > limit:
             shutil.rmtree(folder)
     return copy
 
@@ -116,7 +130,9 @@ def weights(run_dir: Path) -> bytes:
     return (run_dir / "export" / "model.safetensors").read_bytes()
 
 
-def test_pairs_of_the_data_are_learned(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def preferring(folder: Path) -> Path:
+    """The run directory of DPO on pairs of the data, which it has learned."""
     sources = [
         f"data.train={source(folder / 'pairs.jsonl')}",
         f"data.eval={source(folder / 'held_out.jsonl')}",
@@ -128,35 +144,26 @@ def test_pairs_of_the_data_are_learned(folder: Path) -> None:
     assert summary.evaluations[0]["eval/loss"] == pytest.approx(0.6931, abs=1e-3)
     assert summary.evaluations[6]["eval/loss"] < 0.6
     assert summary.evaluations[6]["eval/accuracy"] == 1.0
-    assert AutoModelForCausalLM.from_pretrained(run_dir / "export").num_parameters() > 0
     assert len(list((run_dir / "reference").iterdir())) == 2
+    return run_dir
 
 
-def test_rounds_of_its_own_samples_are_resumed_exactly(folder: Path) -> None:
-    """By adapters, which are merged between the rounds: the second one's engines get both."""
-    prompts = f"data.train={source(folder / 'prompts.jsonl')}"
-    plugin = f"reward.plugins=[{folder / 'letters.py'}]"
-    adapters = ["trainer=lora", "trainer.lora.rank=4", "trainer.learning_rate=0.01"]
-    overrides = [*SAMPLED, prompts, plugin, *LETTERS, *adapters, "rounds=2", "epochs=2"]
-    config = dpo_config(folder, "rounds", *overrides)
-    dpo.run(config)
-    run_dir = folder / "rounds"
-    rounds = [run_dir / "rounds" / f"round_{number:03d}" for number in (1, 2)]
-    shown = metrics(run_dir)
-    first, second = (json.loads((r / "round.json").read_text()) for r in rounds)
-    assert second["reward/mean"] > first["reward/mean"], "one round raises its own reward"
-    rows = [json.loads(line) for line in (rounds[0] / "data.jsonl").read_text().splitlines()]
-    assert len(rows) == first["round/num_rows"] == 8 - first["round/dropped_tie"]
-    assert all(row["margin"] > 0 for row in rows)
-    start = 2 * len(rows) // 4 + (2 * len(rows) % 4 > 0)
-    assert shown[start + 1]["round/number"] == 2
-    # The reference is the policy at the start of each round: no margin yet at its first step.
-    assert shown[1]["preference/reward_margin"] == pytest.approx(0, abs=1e-4)
-    assert shown[start + 1]["preference/reward_margin"] == pytest.approx(0, abs=1e-4)
-    assert not (run_dir / "export" / "adapter").exists(), "it would be on another model"
-    copy = resumed_at(run_dir, start + 1)
-    dpo.run(parse(DPOConfig, resumed_values(copy, [])))
-    assert weights(copy) == weights(run_dir)
+def assert_sampled_by(model_path: Path, run_dir: Path) -> None:
+    """What vLLM said of a round's responses is what transformers says of the model's files.
+
+    Engines that are sent adapters have read those files themselves.
+    """
+    model = AutoModelForCausalLM.from_pretrained(model_path)
+    lines = (run_dir / "rollouts" / "step_000001.jsonl").read_text().splitlines()
+    said = {(r["prompt"], r["response"]): r["mean_logprob"] for r in map(json.loads, lines)}
+    for row in rows_of_round(run_dir, 1):
+        for name in {"chosen", "rejected", "response"} & row.keys():
+            response = row[f"{name}_ids"]
+            tokens = torch.tensor([*row["prompt_ids"], *response])
+            with torch.no_grad():
+                logprobs = model(tokens[None]).logits[0, :-1].log_softmax(-1)
+            expected = logprobs.gather(1, tokens[1:, None])[-len(response) :].mean()
+            assert said[row["prompt"], row[name]] == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_pairs_of_episodes_train_on_actions_alone(folder: Path) -> None:
@@ -199,7 +206,9 @@ def test_pairs_of_episodes_train_on_actions_alone(folder: Path) -> None:
     assert len(shown) == -(-len(rows) // 4)
 
 
-def test_the_best_samples_by_a_served_reward_model_are_kept_and_learned(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def kept(folder: Path) -> Path:
+    """The run directory of rejection sampling of every weight, by a served reward model."""
     overrides = [
         *SAMPLED,
         f"model.path={folder / 'model'}",
@@ -215,11 +224,14 @@ def test_the_best_samples_by_a_served_reward_model_are_kept_and_learned(folder: 
         "rollout.num_samples=24",
     ]
     config = parse(RejectionSamplingConfig, composed("rejection_sampling", *overrides))
-    summary = rejection_sampling.run(config)
-    run_dir = folder / "kept"
-    files = sorted((run_dir / "rounds").glob("*/data.jsonl"))
-    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-    assert len(files) == 2
+    assert 0 in rejection_sampling.run(config).evaluations
+    return folder / "kept"
+
+
+def test_the_best_samples_by_a_served_reward_model_are_kept_and_learned(
+    folder: Path, kept: Path
+) -> None:
+    rows = rows_of_round(kept, 1) + rows_of_round(kept, 2)
     assert rows
     assert all(row["metadata"]["reward"] >= 0 for row in rows)
     judged = SequenceScorer(str(folder / "reward_model"), max_tokens=200, max_tokens_per_batch=200)
@@ -227,7 +239,63 @@ def test_the_best_samples_by_a_served_reward_model_are_kept_and_learned(folder: 
     expected = [score for text in texts for score in judged.score([text])]
     assert [row["metadata"]["reward"] for row in rows] == pytest.approx(expected, abs=1e-4)
     assert all(row["response_ids"][-1] == 1 for row in rows), "cut responses are left out"
-    losses = [row["sft/loss"] for row in metrics(run_dir).values() if "sft/loss" in row]
-    assert len(losses) == summary.steps_completed > 0
-    assert 0 in summary.evaluations
-    assert (run_dir / "export" / "model.safetensors").is_file()
+    losses = [row["sft/loss"] for row in metrics(kept).values() if "sft/loss" in row]
+    assert len(losses) == max(metrics(kept)) > 0
+    copy = stopped_after_round(kept, 1)
+    rejection_sampling.run(parse(RejectionSamplingConfig, resumed_values(copy, [])))
+    assert weights(copy) == weights(kept)
+    assert sorted(metrics(copy)) == sorted(metrics(kept))
+
+
+def adapter_rounds(folder: Path, name: str, model: Path, *overrides: str) -> Path:
+    """The run directory of DPO by adapters on `model`, rewarded for letters."""
+    given = [
+        f"model.path={model}",
+        f"data.train={source(folder / 'prompts.jsonl')}",
+        f"reward.plugins=[{folder / 'letters.py'}]",
+        "reward.components=[{name: letters}]",
+        "trainer=lora",
+        "trainer.lora.rank=4",
+        "trainer.learning_rate=0.01",
+        "epochs=2",
+    ]
+    dpo.run(dpo_config(folder, name, *SAMPLED, *given, *overrides))
+    return folder / name
+
+
+def test_rounds_of_its_own_samples_are_resumed_exactly(folder: Path, preferring: Path) -> None:
+    """Adapters are merged between the rounds: the later ones' engines get both."""
+    run_dir = adapter_rounds(folder, "rounds", preferring / "export", "rounds=3")
+    assert_sampled_by(preferring / "export", run_dir)
+    rounds = [run_dir / "rounds" / f"round_{number:03d}" for number in (1, 2)]
+    shown = metrics(run_dir)
+    first, second = (json.loads((r / "round.json").read_text()) for r in rounds)
+    assert second["reward/mean"] > first["reward/mean"], "one round raises its own reward"
+    rows = rows_of_round(run_dir, 1)
+    assert len(rows) == first["round/num_rows"] == 8 - first["round/dropped_tie"]
+    assert all(row["margin"] > 0 for row in rows)
+    start, _ = ends_of_rounds(run_dir)
+    assert start == 2 * len(rows) // 4 + (2 * len(rows) % 4 > 0)
+    # The reference is the policy at the start of each round: no margin yet at its first step.
+    assert shown[1]["preference/reward_margin"] == pytest.approx(0, abs=1e-4)
+    assert shown[start + 1]["preference/reward_margin"] == pytest.approx(0, abs=1e-4)
+    assert not (run_dir / "export" / "adapter").exists(), "it would be on another model"
+    copy = stopped_after_round(run_dir, 2)
+    dpo.run(parse(DPOConfig, resumed_values(copy, [])))
+    assert weights(copy) == weights(run_dir)
+
+
+def test_a_round_of_good_and_bad_responses(folder: Path, kept: Path) -> None:
+    """KTO, on what rejection sampling exported."""
+    judging = ["objective=kto", "desirable_reward=4", "rounds=1"]
+    judging += ["rollout.num_samples=16", "data.prompts_per_step=16"]
+    run_dir = adapter_rounds(folder, "judged", kept / "export", *judging)
+    assert_sampled_by(kept / "export", run_dir)
+    rows = rows_of_round(run_dir, 1)
+    assert {row["label"] for row in rows} == {True, False}
+    assert all(row["label"] == (row["metadata"]["reward"] >= 4) for row in rows)
+    losses = [row["preference/loss"] for row in metrics(run_dir).values()]
+    # The policy at the start is its own reference: all rewards are 0, and there is no KL yet.
+    assert metrics(run_dir)[1]["preference/kl"] == pytest.approx(0, abs=1e-4)
+    assert losses[0] == pytest.approx(0.5, abs=1e-3)
+    assert np.mean(losses[-4:]) < 0.4

@@ -13,19 +13,20 @@ from tests.config.test_load import rl_values
 from tests.tiny_model import write_tiny_model
 
 
-def distilling(policy: Path, teacher: Path) -> RLConfig:
+def distilling(policy: Path, teacher: Path, *overrides: str) -> RLConfig:
     paths = [f"model.path={policy}", f"algorithm.advantage.teacher={teacher}"]
-    return parse(RLConfig, rl_values("algorithm=distillation", *paths))
+    return parse(RLConfig, rl_values("algorithm=distillation", *paths, *overrides))
 
 
 def test_the_teacher_stands_in_the_references_place(tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "policy")
     write_tiny_model(tmp_path / "teacher", seed=1)
-    config = distilling(tmp_path / "policy", tmp_path / "teacher")
+    config = distilling(tmp_path / "policy", tmp_path / "teacher", "reference.zero_stage=3")
     check_teacher(config)
     reference = launch_spec(config).reference
     assert reference is not None
-    assert reference.path == str(tmp_path / "teacher")
+    assert reference.model.path == str(tmp_path / "teacher")
+    assert reference.config.zero_stage == 3
     assert launch_spec(config).model.path == str(tmp_path / "policy")
 
 

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from rlstack.batch import TokenBatch
 from rlstack.config.environment import EnvironmentConfig
 from rlstack.config.model import ModelConfig
 from rlstack.config.placement import PlacementConfig
+from rlstack.config.reference import ReferenceConfig
 from rlstack.config.reward import RewardComponent, RewardConfig
 from rlstack.config.rollout import RolloutConfig
 from rlstack.config.trainer import ScheduleConfig, TrainerConfig
@@ -21,7 +24,7 @@ from tests.tiny_model import write_tiny_model
 from workers.environments import EnvironmentPool
 from workers.launch import Roles, launch
 from workers.launch_spec import LaunchSpec
-from workers.specs import TrainedRole
+from workers.specs import FrozenRole, TrainedRole
 
 MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS = 32, 24
 
@@ -92,6 +95,17 @@ def model_config(path: Path) -> ModelConfig:
     return ModelConfig(path=str(path), dtype="float32", trust_remote_code=False)
 
 
+def frozen_role(path: Path, *, zero_stage: int) -> FrozenRole:
+    return FrozenRole(
+        model=model_config(path),
+        config=ReferenceConfig.model_validate(
+            {"zero_stage": zero_stage, "offload_parameters": False}
+        ),
+        max_tokens_per_microbatch=256,
+        logprob_chunk_tokens=64,
+    )
+
+
 def launch_spec(
     model_path: Path, *, zero_stage: int, num_engines: int = 1, tensor_parallel: int = 1
 ) -> LaunchSpec:
@@ -147,6 +161,22 @@ def make_prompts(count: int) -> list[Prompt]:
         )
         for index in range(count)
     ]
+
+
+def random_batch(lengths: list[int]) -> TokenBatch:
+    """Rows of `lengths`, each with as many loss tokens as chance gives it."""
+    torch.manual_seed(0)
+    shape = (len(lengths), max(lengths))
+    columns, ends = torch.arange(shape[1]), torch.tensor(lengths).unsqueeze(1)
+    starts = 1 + (torch.rand(len(lengths), 1) * (ends - 1)).long()
+    return TokenBatch(
+        token_ids=torch.randint(3, 90, shape),
+        attention_mask=columns < ends,
+        loss_mask=(columns >= starts) & (columns < ends),
+        rollout_logprobs=torch.zeros(shape),
+        group_ids=torch.arange(len(lengths)),
+        rewards=torch.zeros(len(lengths)),
+    )
 
 
 def make_requests(prompts: list[Prompt], *, num_samples: int = 4) -> list[GenerationRequest]:

@@ -4,8 +4,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
+import torch
+from transformers import AutoModelForCausalLM
 
 from rlstack.config.load import parse
 from rlstack.config.reward import RewardComponent, RewardConfig
@@ -19,12 +23,14 @@ from tests.config.test_load import CONF, TEACHER, rl_values
 from tests.workers.conftest import (
     MAX_RESPONSE_TOKENS,
     Stack,
+    frozen_role,
     launch_spec,
     make_prompts,
-    model_config,
+    random_batch,
     running_stack,
     trainer_config,
 )
+from workers.group import ReferenceGroup
 from workers.scorer import ScorerPool
 from workers.specs import TrainedRole
 
@@ -45,14 +51,13 @@ def vowels(request: RewardRequest) -> float:
 
 @pytest.fixture(scope="module")
 def stack(tied_model: Path, untied_model: Path) -> Iterator[Stack]:
-    """With a critic and another model as the reference; not every algorithm calls them."""
+    """With a critic and a sharded reference of another model; not every algorithm calls them."""
     spec = launch_spec(tied_model, zero_stage=0)  # the other stages are in test_stack
     role = TrainedRole(
         model=spec.model, trainer=trainer_config(learning_rate=1e-4), total_updates=1
     )
-    yield from running_stack(
-        replace(spec, policy=role, critic=role, reference=model_config(untied_model))
-    )
+    reference = frozen_role(untied_model, zero_stage=3)
+    yield from running_stack(replace(spec, policy=role, critic=role, reference=reference))
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +125,30 @@ def test_a_step_of_every_algorithm(
         assert values["critic/grad_norm"] > 0
     assert values["mismatch/logprob_difference_max"] < 1e-4
     assert ("policy/ref_kl" in values) == config.algorithm.needs_reference
+
+
+def test_a_sharded_reference_says_what_the_whole_model_says(
+    stack: Stack, untied_model: Path
+) -> None:
+    """Ranks with other numbers of rows, tokens and chunks; none holds the whole model."""
+    batch = random_batch([200, 180, 90, 60, 40, 30, 20, 10, 9, 8, 7, 6, 5, 4])
+    reference = stack.roles.reference
+    assert isinstance(reference, ReferenceGroup)
+    model = AutoModelForCausalLM.from_pretrained(untied_model)
+    with torch.no_grad():
+        logits = model(batch.token_ids, attention_mask=batch.attention_mask.long()).logits
+    expected = torch.zeros(batch.token_ids.shape)
+    chosen = (logits[:, :-1] / 0.8).log_softmax(-1).gather(2, batch.token_ids[:, 1:, None])
+    expected[:, 1:] = chosen.squeeze(2)
+    expected[~batch.loss_mask] = 0
+    for _ in range(2):
+        found = stack.run(reference.logprobs(batch))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+    def held(actor: Any) -> tuple[int, int]:
+        parameters = list(actor.rank.module.parameters())
+        return sum(p.numel() for p in parameters), sum(p.ds_tensor.numel() for p in parameters)
+
+    for whole, shard in ray.get([rank.__ray_call__.remote(held) for rank in reference.ranks]):
+        assert whole == 0
+        assert shard <= 0.51 * model.num_parameters()

@@ -2,21 +2,31 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlstack.batch import TokenBatch
+from rlstack.batch import CriticBatch, TokenBatch
+from rlstack.config.critic import CriticConfig
 from rlstack.config.trainer import LoRAConfig
 from rlstack.errors import ConfigError
-from tests.workers.conftest import Stack, launch_spec, model_config, running_stack, trainer_config
+from tests.workers.conftest import (
+    Stack,
+    frozen_role,
+    launch_spec,
+    model_config,
+    random_batch,
+    running_stack,
+    trainer_config,
+)
 from tests.workers.test_stack import demonstrations, sample_batch
 from workers import lora
 from workers.specs import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -136,6 +146,18 @@ def test_a_target_that_cannot_be_is_named_with_those_that_can(
         lora.check_adapters(model_config(untied_model), config, key="trainer.lora")
 
 
+LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def differing(one: nn.Module, other: nn.Module) -> set[str]:
+    """The last parts of the names of the modules whose weights differ."""
+    return {
+        name.rpartition(".")[0].rpartition(".")[2]
+        for name, tensor in one.state_dict().items()
+        if not torch.equal(tensor, other.state_dict()[name])
+    }
+
+
 LAYOUTS = {
     "lora": ({"variant": "lora"}, {"zero_stage": 1}),
     "dora": (
@@ -151,7 +173,9 @@ def stack(request: pytest.FixtureRequest, tied_model: Path) -> Iterator[Stack]:
     spec = launch_spec(tied_model, zero_stage=1)
     assert spec.policy is not None
     trainer = trainer_config(**changes, lora=lora_config(**adapters).model_dump())
-    spec = replace(spec, policy=replace(spec.policy, trainer=trainer), reference=spec.model)
+    role = replace(spec.policy, trainer=trainer)
+    reference = frozen_role(tied_model, zero_stage=0)
+    spec = replace(spec, policy=role, critic=role, reference=reference)
     yield from running_stack(spec)
 
 
@@ -195,14 +219,7 @@ def test_exported_models_and_adapters_say_what_the_trainer_says(
     stack.run(export())
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "export").eval()
     base = AutoModelForCausalLM.from_pretrained(base_path).eval()
-    changed = {
-        name.rpartition(".")[0].rpartition(".")[2]
-        for name, tensor in base.state_dict().items()
-        if not torch.equal(tensor, merged.state_dict()[name])
-    }
-    assert changed == {
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
-    }  # fmt: skip
+    assert differing(base, merged) == LINEAR
     adapter = tmp_path / "export" / "adapter"
     config = json.loads((adapter / ADAPTER_CONFIG).read_text())
     assert config["base_model_name_or_path"] == str(base_path)
@@ -263,3 +280,67 @@ def test_engines_follow_a_merge(stack: Stack) -> None:
         assert await difference(stack, await sample_batch(stack, version=22)) < 1e-4
 
     stack.run(scenario())
+
+
+def lesson_of(batch: TokenBatch) -> CriticBatch:
+    """Returns that a value function can learn: 1 where a row is long, -1 where it is short."""
+    sign = torch.where(batch.lengths > batch.lengths.float().median(), 1.0, -1.0)
+    return CriticBatch(
+        **{field.name: getattr(batch, field.name) for field in fields(TokenBatch)},
+        old_values=torch.zeros(batch.loss_mask.shape),
+        returns=torch.where(batch.loss_mask, sign.unsqueeze(1), 0.0),
+        num_loss_tokens=int(batch.loss_mask.sum()),
+    )
+
+
+def values_of(model: Any, batch: TokenBatch) -> Tensor:
+    """Float32 [B, T] by transformers: the score of the state before each loss token."""
+    with torch.no_grad():
+        hidden = model.model(batch.token_ids, batch.attention_mask.long()).last_hidden_state
+        scores = model.score(hidden).squeeze(2)
+    return torch.where(batch.loss_mask, scores.roll(1, dims=1), 0.0)
+
+
+def trained_names(actor: Any) -> list[str]:
+    return [name for name, p in actor.rank.model.named_parameters() if p.requires_grad]
+
+
+@pytest.mark.real_stack
+@pytest.mark.timeout(600)
+def test_a_critic_learns_by_adapters_and_a_new_head(stack: Stack, tmp_path: Path) -> None:
+    critic, role = stack.roles.critic, stack.spec.critic
+    assert critic is not None
+    assert role is not None
+    config = CriticConfig(path=None, warmup_steps=0, value_clip=None, trainer=role.trainer)
+    batch = random_batch([50, 45, 40, 30, 20, 15, 10, 5])
+    lesson = lesson_of(batch)
+
+    async def scenario() -> tuple[list[float], Tensor]:
+        assert not (await critic.values(batch)).any(), "a new head says 0"
+        losses = [(await critic.update(lesson, config)).values() for _ in range(4)]
+        await critic.save(tmp_path / "saved")
+        ended = []
+        for _ in range(2):
+            losses.append((await critic.update(lesson, config)).values())
+            ended.append(await critic.values(batch))
+            await critic.load(tmp_path / "saved")
+        assert torch.equal(ended[0], ended[1])
+        await critic.export(tmp_path / "export")
+        return [found["critic/loss"] for found in losses], await critic.values(batch)
+
+    losses, values = stack.run(scenario())
+    assert losses[-1] < losses[0]
+    assert losses[-1] == losses[-2]
+    for names in ray.get([rank.__ray_call__.remote(trained_names) for rank in critic.ranks]):
+        assert {"lora_" in name for name in names if name != "score.weight"} == {True}
+        assert "score.weight" in names
+    base, merged, adapted_too = (
+        AutoModelForSequenceClassification.from_pretrained(path, num_labels=1).eval()
+        for path in (stack.spec.model.path, tmp_path / "export", stack.spec.model.path)
+    )
+    assert differing(base, merged) == {*LINEAR, "score"}
+    torch.testing.assert_close(values_of(merged, batch), values, atol=1e-4, rtol=1e-4)
+    # Nothing but the adapters and the head: on the model of the files they say the same.
+    loaded = PeftModel.from_pretrained(adapted_too, str(tmp_path / "export" / "adapter")).eval()
+    again = values_of(loaded.get_base_model(), batch)
+    torch.testing.assert_close(again, values, atol=1e-4, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -35,10 +36,24 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     return tuple(str(folder / str(seed)) for seed in range(2))
 
 
+def held(actor: Any) -> tuple[int, int]:
+    """Numbers that a rank holds in parameters, and in its shares of them."""
+    parameters = [p for model in actor.models for p in model._model.parameters()]
+    shares = [p.ds_tensor for p in parameters if hasattr(p, "ds_tensor")]
+    return sum(p.numel() for p in parameters), sum(share.numel() for share in shares)
+
+
 @pytest.mark.real_stack
-def test_two_ranks_score_as_one_process_does(checkpoints: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_two_ranks_score_as_one_process_does(
+    checkpoints: tuple[str, ...], zero_stage: Literal[0, 3]
+) -> None:
     models = RewardModelSpec(
-        checkpoints=checkpoints, max_tokens=200, max_tokens_per_batch=400, dtype="float32"
+        checkpoints=checkpoints,
+        max_tokens=200,
+        max_tokens_per_batch=200,
+        dtype="float32",
+        zero_stage=zero_stage,
     )
     spec = LaunchSpec(
         placement=placement_config(reward_model={"ranks": 2, "devices": "own"}),
@@ -49,14 +64,20 @@ def test_two_ranks_score_as_one_process_does(checkpoints: tuple[str, ...]) -> No
     prompts = ["What is 2 + 3?\n"] * 7
     responses = ["5", "six", "", "x" * 150, "5", "It is 5.", "7" * 20]
 
-    async def scored() -> tuple[np.ndarray, np.ndarray]:
+    async def scored() -> list[np.ndarray]:
         async with launch(spec) as roles:
-            assert roles.reward_models is not None
-            found = await roles.reward_models.score(prompts, responses)
-            return found, await roles.reward_models.score([], [])
+            group = roles.reward_models
+            assert group is not None
+            numbers = [await rank.__ray_call__.remote(held) for rank in group.ranks]
+            for whole, shares in numbers:
+                assert (whole == 0) == (shares > 0) == (zero_stage == 3)
+            # Of one row the second rank gets nothing; of all of them it has fewer batches.
+            sizes = (7, 1, 0)
+            return [await group.score(prompts[:size], responses[:size]) for size in sizes]
 
-    found, nothing = asyncio.run(scored())
+    found, first, nothing = asyncio.run(scored())
     assert nothing.size == 0
+    np.testing.assert_allclose(first, found[:, :1], atol=1e-5)
     for row, checkpoint in zip(found, checkpoints, strict=True):
         model = SequenceScorer(checkpoint, max_tokens=200, max_tokens_per_batch=200)
         alone = [

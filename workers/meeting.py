@@ -1,0 +1,44 @@
+"""How the ranks of a group meet: one store, a process group, DeepSpeed on top of it."""
+
+import os
+
+import deepspeed
+import ray
+import torch
+from torch.distributed import TCPStore
+
+
+class Meeting:
+    """One rank's part in it."""
+
+    def __init__(self, *, rank: int, num_ranks: int, device: str) -> None:
+        self.rank = rank
+        self.num_ranks = num_ranks
+        self.device = device
+
+    def rendezvous(self) -> tuple[str, int]:
+        """Open the store that the group meets at; address and port. Called on rank 0 only."""
+        address = ray.util.get_node_ip_address()
+        # Port 0: the system picks one that is free, and this process keeps it.
+        self.store = TCPStore(address, 0, self.num_ranks, True, wait_for_workers=False)
+        return address, self.store.port
+
+    def join(self, *, address: str, port: int) -> None:
+        """Wait until all ranks are there; DeepSpeed is ready then."""
+        os.environ |= {
+            "RANK": str(self.rank),
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": str(self.num_ranks),
+            "MASTER_ADDR": address,
+            "MASTER_PORT": str(port),
+        }
+        if self.rank != 0:
+            self.store = TCPStore(address, port, self.num_ranks, False)
+        backend = "gloo" if self.device == "cpu" else "nccl"
+        torch.distributed.init_process_group(
+            backend, store=self.store, rank=self.rank, world_size=self.num_ranks
+        )
+        if self.device == "cpu":
+            # DeepSpeed would compile C++ here, half a minute the first time, for inference only.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
