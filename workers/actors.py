@@ -4,6 +4,7 @@ Ray needs an actor's class in the driver. These shells let the driver start ever
 without first importing vLLM and DeepSpeed itself, which would take longer than starting Ray.
 """
 
+import importlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,9 @@ class PolicyActor(_TrainerActor):
 
         self.rank = PolicyRank(spec, rank=rank)
         self.preferences = PreferenceLearning(self.rank)
+        if spec.feeds_engines:
+            # It takes seconds, and the engines are not there yet.
+            importlib.import_module("workers.weight_sender")
 
     def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         return self.rank.logprobs(batch)

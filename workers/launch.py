@@ -214,6 +214,7 @@ class _Launcher:
             device=self.device,
             num_ranks=num_ranks,
             threads=self._threads(num_ranks),
+            feeds_engines=role is spec.policy and spec.rollout is not None,
         )
 
     def _policy(self, role: TrainedRole) -> PolicyGroup:

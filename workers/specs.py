@@ -42,6 +42,7 @@ class TrainerSpec:
     num_ranks: int
     threads: int
     features: FeatureScale | None = None
+    feeds_engines: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,11 +20,11 @@ from rlstack.stages.preference_learner import JudgedLearner, PairLearner
 from rlstack.stages.rounds import Round, RoundsStage
 from rlstack.stages.supervised import Learner, Stage, Summary
 from rlstack.types import PreferencePair
+from workers.adapter_targets import check_adapters
 from workers.group import PolicyGroup
 from workers.launch import Roles
 from workers.launch_spec import LaunchSpec
 from workers.loading import check_model, check_positions, load_tokenizer, model_fingerprint
-from workers.lora import check_adapters
 from workers.specs import TrainedRole
 
 

@@ -10,10 +10,10 @@ from rlstack.data.held_out import without_held_out
 from rlstack.stages import supervised
 from rlstack.stages.supervised import Learner, Stage, Summary
 from rlstack.types import Demonstration
+from workers.adapter_targets import check_adapters
 from workers.launch import Roles
 from workers.launch_spec import LaunchSpec
 from workers.loading import check_model, check_positions, load_tokenizer
-from workers.lora import check_adapters
 from workers.specs import TrainedRole
 
 

@@ -19,6 +19,7 @@ from rlstack.errors import ConfigError
 from tests.workers.conftest import Stack, launch_spec, model_config, running_stack, trainer_config
 from tests.workers.test_stack import demonstrations, sample_batch
 from workers import lora
+from workers.adapter_targets import check_adapters
 from workers.specs import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from workers.weight_source import DeepSpeedSource
 
@@ -133,7 +134,7 @@ def test_a_target_that_cannot_be_is_named_with_those_that_can(
     config = lora_config(target_modules=("v_proj", target))
     known = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
     with pytest.raises(ConfigError, match=f"trainer.lora.target_modules: {target}; .*{known}"):
-        lora.check_adapters(model_config(untied_model), config, key="trainer.lora")
+        check_adapters(model_config(untied_model), config, key="trainer.lora")
 
 
 LAYOUTS = {
