@@ -1,1 +1,11 @@
-"""Shared real-stack fixtures: engines and trainers cost 10-50 s to start, so tests share them."""
+"""What every test process does."""
+
+import gc
+
+gc.disable()  # until everything is imported
+
+
+def pytest_collection_finish() -> None:
+    """Collections then do not look at thousands of modules and tests again and again."""
+    gc.freeze()
+    gc.enable()

@@ -20,6 +20,7 @@ from rlstack.config.reward_model import RewardLossConfig
 from rlstack.metrics import Metrics
 from rlstack.planning.phases import Transport
 from rlstack.preference_batch import JudgedPreferenceBatch, PreferenceBatch
+from rlstack.quick_imports import quick_imports
 from rlstack.types import SamplingSettings
 from workers.specs import Completion, EngineSpec, EngineState, SendReport, TokenRequest, TrainerSpec
 
@@ -64,14 +65,16 @@ class PolicyActor(_TrainerActor):
     """`workers.policy.PolicyRank` as an actor."""
 
     def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
-        from workers.policy import PolicyRank
-        from workers.preference_learning import PreferenceLearning
+        with quick_imports():
+            from workers.policy import PolicyRank
+            from workers.preference_learning import PreferenceLearning
 
         self.rank = PolicyRank(spec, rank=rank)
         self.preferences = PreferenceLearning(self.rank)
         if spec.feeds_engines:
             # It takes seconds, and the engines are not there yet.
-            importlib.import_module("workers.weight_sender")
+            with quick_imports():
+                importlib.import_module("workers.weight_sender")
 
     def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         return self.rank.logprobs(batch)
@@ -116,7 +119,8 @@ class CriticActor(_TrainerActor):
     """`workers.critic.CriticRank` as an actor."""
 
     def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
-        from workers.critic import CriticRank
+        with quick_imports():
+            from workers.critic import CriticRank
 
         self.rank = CriticRank(spec, rank=rank)
 
@@ -131,7 +135,8 @@ class RewardTrainerActor(_TrainerActor):
     """`workers.reward_trainer.RewardModelRank` as an actor."""
 
     def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
-        from workers.reward_trainer import RewardModelRank
+        with quick_imports():
+            from workers.reward_trainer import RewardModelRank
 
         self.rank = RewardModelRank(spec, rank=rank)
 
@@ -146,7 +151,8 @@ class ReferenceActor:
     """`workers.reference.ReferenceRank` as an actor."""
 
     def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
-        from workers.reference import ReferenceRank
+        with quick_imports():
+            from workers.reference import ReferenceRank
 
         self.rank = ReferenceRank(spec, rank=rank)
 
@@ -161,7 +167,8 @@ class EngineActor:
     """`workers.rollout.RolloutEngine` as an actor."""
 
     def __init__(self, spec: EngineSpec) -> None:
-        from workers.rollout import RolloutEngine
+        with quick_imports():
+            from workers.rollout import RolloutEngine
 
         self.engine = RolloutEngine(spec)
 
