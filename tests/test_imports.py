@@ -66,15 +66,3 @@ def test_data_configuration_planning_and_rewards_import_without_torch() -> None:
 def test_the_check_itself_notices_a_forbidden_import() -> None:
     with pytest.raises(AssertionError, match="torch"):
         import_without(("torch",), ["rlstack.batch"])
-
-
-def test_workers_start_without_what_they_do_not_need() -> None:
-    """Seconds at the start of every command and of every rank of a trainer."""
-    stages = [
-        module
-        for path, module in modules_under("rlstack/stages").items()
-        if not path.endswith(("quickstart.py", "demo_model.py", "demo_words.py"))
-    ]
-    import_without(("vllm", "deepspeed", "peft", "transformers.modeling_utils"), stages)
-    ranks = ["policy", "preference_learning", "critic", "reference", "reward_trainer"]
-    import_without(("vllm",), [f"workers.{name}" for name in ranks])
