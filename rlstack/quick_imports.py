@@ -9,14 +9,12 @@ from contextlib import contextmanager
 def quick_imports() -> Iterator[None]:
     """Hold off the garbage collector, which takes a fifth of the time of an import like vLLM's.
 
-    Modules make many objects and hardly any garbage. What is there at the end is no longer looked
-    at by any collection.
+    Modules make many objects and hardly any garbage.
     """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
         if was_enabled:
             gc.enable()

