@@ -71,7 +71,7 @@ LAYOUTS = [
 """ZeRO-3 with tied weights is in test_lora."""
 
 
-@pytest.fixture(scope="session", params=LAYOUTS, ids=str)
+@pytest.fixture(scope="module", params=LAYOUTS, ids=str)
 def stack(request: pytest.FixtureRequest, tied_model: Path, untied_model: Path) -> Iterator[Stack]:
     layout: Layout = request.param
     spec = launch_spec(
