@@ -4,6 +4,8 @@ BIN := .venv/bin
 PYTHON ?= python3
 # Without bytecode every process of a run compiles torch, vLLM and the rest anew: 20 s each.
 unexport PYTHONDONTWRITEBYTECODE
+# Two files of tests at a time, with a thread each.
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 .PHONY: help setup quickstart test lint test-fast test-stack bench clean
 
@@ -29,10 +31,10 @@ lint: setup
 	$(BIN)/codespell
 
 test-fast: setup
-	$(BIN)/python -m pytest -q -m "not real_stack"
+	$(SIDE_BY_SIDE) -m "not real_stack"
 
 test-stack: setup
-	$(BIN)/python -m pytest -q -m real_stack
+	$(SIDE_BY_SIDE) -m real_stack
 
 bench: setup
 	@$(BIN)/python -m benchmarks.step

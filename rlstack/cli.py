@@ -5,6 +5,7 @@ core that imports `workers`.
 """
 
 import errno
+import importlib
 import importlib.util
 import os
 import sys
@@ -40,6 +41,7 @@ from rlstack.errors import (
     WeightSyncError,
     WorkerError,
 )
+from rlstack.quick_imports import quick_imports
 
 if TYPE_CHECKING:
     from rlstack.stages.progress import Summary
@@ -174,6 +176,8 @@ def _hydra_app(name: str, arguments: list[str]) -> None:
 def _run_stage(name: str, config: Any) -> bool:
     """Whether the stage came to its end; False: it was stopped, and can be continued."""
     _need_runtime()
+    with quick_imports():
+        importlib.import_module(f"rlstack.stages.{'evaluate' if name == 'eval' else name}")
     match name:
         case "rl":
             from rlstack.stages import rl

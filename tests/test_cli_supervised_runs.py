@@ -1,9 +1,11 @@
-"""Whole runs of the commands that learn from data alone, as subprocesses, on the real stack."""
+"""Whole runs of what learns from data alone, and of a pipeline, on the real stack."""
 
 import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.test_cli_runs import finish, kill, logged_steps, model, start, wait_until
 
@@ -71,13 +73,13 @@ CONVERSATIONS = [
     ]
     for number in range(21)
 ]
-SFT_OVERRIDES = [
+SFT = [
     "data.train=[{type: file, path: train.jsonl}]",
     "data.eval=[{type: file, path: test.jsonl}]",
     "data.prompts_per_step=4",
     "data.max_prompt_tokens=128",
     "max_response_tokens=12",
-    "epochs=2",
+    "epochs=5",
     "evaluation.every=3",
     "checkpoint.every=2",
     "placement.trainer_ranks=2",
@@ -86,39 +88,70 @@ SFT_OVERRIDES = [
     "trainer.schedule.name=linear",
     "trainer.max_tokens_per_microbatch=150",
 ]
+STEPS = 20  # 5 epochs of 16 rows, 4 at a time
 
 
-def write_conversations(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def folder(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the data, and in `whole` a run of `sft` that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("sft")
     for name, rows in (("train", CONVERSATIONS[:16]), ("test", CONVERSATIONS[16:])):
         lines = [json.dumps({"messages": turns}) for turns in rows]
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
-
-
-def test_sft_killed_and_resumed_equals_uninterrupted(model: Path, tmp_path: Path) -> None:
-    write_conversations(tmp_path)
-    run = start("sft", *SFT_OVERRIDES, f"model.path={model}", "run_dir=whole", cwd=tmp_path)
+    run = start("sft", *SFT, f"model.path={model}", "run_dir=whole", cwd=folder)
     output = finish(run)
     assert run.returncode == 0, output
     assert "model: whole/export" in output
-    metrics = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").open()]
-    assert [row["step"] for row in metrics] == list(range(9))
+    return folder
+
+
+def test_sft_evaluates_learns_and_knows_its_schedule(folder: Path) -> None:
+    metrics = [json.loads(line) for line in (folder / "whole/metrics.jsonl").open()]
+    assert [row["step"] for row in metrics] == list(range(STEPS + 1))
     assert {row["step"]: "eval/loss" in row for row in metrics} == {
-        step: step in (0, 3, 6, 8) for step in range(9)
+        step: step % 3 == 0 or step == STEPS for step in range(STEPS + 1)
     }
     assert metrics[-1]["eval/loss"] < metrics[0]["eval/loss"]
     assert metrics[-1]["eval/token_accuracy"] > metrics[0]["eval/token_accuracy"]
     # The schedule knows how many steps the epochs make.
     rates = [row["policy/learning_rate"] for row in metrics[1:]]
-    assert rates == pytest.approx([0.001 * (8 - step) / 8 for step in range(8)])
+    assert rates == pytest.approx([0.001 * (STEPS - step) / STEPS for step in range(STEPS)])
 
-    run = start("sft", *SFT_OVERRIDES, f"model.path={model}", "run_dir=killed", cwd=tmp_path)
-    wait_until((tmp_path / "killed/checkpoints/step_000004").exists, run)
+
+def test_a_killed_pipeline_goes_on_and_then_has_nothing_to_do(model: Path, folder: Path) -> None:
+    """Its first stage is the same `sft`, and ends with the same bits."""
+    stages = [
+        {"name": "warm", "command": "sft", "arguments": [*SFT, f"model.path={model}"]},
+        {"name": "halfway", "command": "merge", "arguments": [str(model), "${stage:warm}"]},
+    ]
+    (folder / "own/experiment").mkdir(parents=True)
+    (folder / "own/experiment/short.yaml").write_text(
+        f"# @package _global_\nstages: {json.dumps(stages)}\n"
+    )
+    own = ("--config-dir", str(folder / "own"), "experiment=short")
+    run = start("pipeline", *own, "run_dir=run", cwd=folder)
+    warm = folder / "run/warm"
+    wait_until(lambda: any(warm.glob("checkpoints/step_*")), run)
     kill(run)
-    run = start("sft", "resume=killed", cwd=tmp_path)
+    done_before = max(int(path.name[5:]) for path in (warm / "checkpoints").glob("step_*"))
+    assert done_before < STEPS, "it was to be killed on the way"
+
+    run = start("pipeline", "resume=run", cwd=folder)
     output = finish(run)
     assert run.returncode == 0, output
-    assert logged_steps(tmp_path / "killed") == list(range(9))
+    assert "pipeline 1/2: warm (sft): resume" in output
+    assert logged_steps(warm) == list(range(STEPS + 1))
     weights = "export/model.safetensors"
-    assert (tmp_path / "killed" / weights).read_bytes() == (
-        tmp_path / "whole" / weights
-    ).read_bytes()
+    assert (warm / weights).read_bytes() == (folder / "whole" / weights).read_bytes()
+    ours, theirs, both = (
+        load_file(folder / "model.safetensors")
+        for folder in (warm / "export", model, folder / "run/halfway/export")
+    )
+    for name, tensor in both.items():
+        torch.testing.assert_close(tensor, (ours[name] + theirs[name]) / 2)
+
+    run = start("pipeline", *own, "run_dir=run", cwd=folder)
+    output = finish(run)
+    assert run.returncode == 0, output
+    assert "pipeline 1/2: warm (sft): done already" in output
+    assert "pipeline 2/2: halfway (merge): done already" in output

@@ -4,6 +4,7 @@ Ray needs an actor's class in the driver. These shells let the driver start ever
 without first importing vLLM and DeepSpeed itself, which would take longer than starting Ray.
 """
 
+import importlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rlstack.config.reward_model import RewardLossConfig
 from rlstack.metrics import Metrics
 from rlstack.planning.phases import Transport
 from rlstack.preference_batch import JudgedPreferenceBatch, PreferenceBatch
+from rlstack.quick_imports import quick_imports
 from rlstack.types import SamplingSettings
 from workers.specs import (
     Completion,
@@ -78,11 +80,16 @@ class PolicyActor(_TrainerActor):
     """`workers.policy.PolicyRank` as an actor."""
 
     def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
-        from workers.policy import PolicyRank
-        from workers.preference_learning import PreferenceLearning
+        with quick_imports():
+            from workers.policy import PolicyRank
+            from workers.preference_learning import PreferenceLearning
 
         self.rank = PolicyRank(spec, rank=rank)
         self.preferences = PreferenceLearning(self.rank)
+        if spec.feeds_engines:
+            # It takes seconds, and the engines are not there yet.
+            with quick_imports():
+                importlib.import_module("workers.weight_sender")
 
     def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         return self.rank.logprobs(batch)
@@ -127,7 +134,8 @@ class CriticActor(_TrainerActor):
     """`workers.critic.CriticRank` as an actor."""
 
     def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
-        from workers.critic import CriticRank
+        with quick_imports():
+            from workers.critic import CriticRank
 
         self.rank = CriticRank(spec, rank=rank)
 
@@ -142,7 +150,8 @@ class RewardTrainerActor(_TrainerActor):
     """`workers.reward_trainer.RewardModelRank` as an actor."""
 
     def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
-        from workers.reward_trainer import RewardModelRank
+        with quick_imports():
+            from workers.reward_trainer import RewardModelRank
 
         self.rank = RewardModelRank(spec, rank=rank)
 
@@ -157,7 +166,8 @@ class ReferenceActor:
     """`workers.reference.ReferenceRank` as an actor."""
 
     def __init__(self, spec: ReferenceSpec, *, rank: int) -> None:
-        from workers.reference import ReferenceRank
+        with quick_imports():
+            from workers.reference import ReferenceRank
 
         self.rank = ReferenceRank(spec, rank=rank)
 
@@ -172,7 +182,8 @@ class ShardedReferenceActor(_MeetingActor):
     """`workers.sharded_reference.ShardedReferenceRank` as an actor."""
 
     def __init__(self, spec: ReferenceSpec, *, rank: int) -> None:
-        from workers.sharded_reference import ShardedReferenceRank
+        with quick_imports():
+            from workers.sharded_reference import ShardedReferenceRank
 
         self.rank = ShardedReferenceRank(spec, rank=rank)
 
@@ -184,7 +195,8 @@ class EngineActor:
     """`workers.rollout.RolloutEngine` as an actor."""
 
     def __init__(self, spec: EngineSpec) -> None:
-        from workers.rollout import RolloutEngine
+        with quick_imports():
+            from workers.rollout import RolloutEngine
 
         self.engine = RolloutEngine(spec)
 

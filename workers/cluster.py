@@ -32,6 +32,8 @@ def join(address: str | None, *, cpus: int) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
+        # Ray would start a process for each CPU now, and none has the environment of an actor.
+        _system_config={"prestart_worker_first_driver": False},
     )
 
 

@@ -259,6 +259,7 @@ class _Launcher:
             device=self.device,
             num_ranks=num_ranks,
             threads=self._threads(num_ranks),
+            feeds_engines=role is self.spec.policy and self.spec.rollout is not None,
         )
         return self._ranks(actor, spec, name=name)
 

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from rlstack.batch import TokenBatch
 from rlstack.data.packing import plan_microbatches
-from workers.loading import load_causal_model
 from workers.model import TokenLogprobs, per_token
+from workers.pretrained import load_causal_model
 from workers.specs import ReferenceSpec
 
 

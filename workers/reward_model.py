@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rewards.sequence_scorer import SequenceScorer, SpecialTokens
 from rlstack.data.packing import plan_microbatches
+from rlstack.quick_imports import quick_imports
 from workers.group import FrozenGroup
 
 
@@ -72,7 +73,8 @@ class ShardedRewardModelActor(RewardModelActor):
     """One process of a group of which none holds a model whole: DeepSpeed's ZeRO-3."""
 
     def __init__(self, spec: RewardModelSpec, *, rank: int) -> None:
-        from workers.meeting import Meeting
+        with quick_imports():
+            from workers.meeting import Meeting
 
         super().__init__(spec, rank=rank)
         self.meeting = Meeting(rank=rank, num_ranks=spec.num_ranks, device=spec.device)

@@ -13,13 +13,20 @@ _COMMON = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
+_ON_CPU = {
+    "CUDA_VISIBLE_DEVICES": "",
+    # Threads that wait for each other would keep their cores busy: where engine, trainers and
+    # scorers share few cores, that takes most of the time of all of them.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
 
 def trainer_environment(*, device: str, threads: int) -> dict[str, str]:
     """Environment of a rank of any role but the engines."""
     environment = _COMMON | {"OMP_NUM_THREADS": str(threads)}
     if device == "cpu":
         # DeepSpeed would otherwise look for CUDA first.
-        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        environment |= _ON_CPU | {"DS_ACCELERATOR": "cpu"}
     return environment
 
 
@@ -41,11 +48,10 @@ def engine_environment(
     if shared_devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = shared_devices
     if spec.device == "cpu":
-        environment |= {
+        environment |= _ON_CPU | {
             "VLLM_CPU_KVCACHE_SPACE": str(ceil(spec.rollout.kv_cache_gib)),
             # Cores are shared out by Ray; vLLM's own binding would pin every engine to the same.
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "CUDA_VISIBLE_DEVICES": "",
         }
         if spec.tensor_parallel == 1:
             # Model runner and scheduler in one process instead of two: less to import at start.

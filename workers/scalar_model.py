@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlstack.config.model import ModelConfig
-from workers.loading import load_scalar_model
 from workers.model import TokenValues
 from workers.packed import PackedRows
+from workers.pretrained import load_scalar_model
 
 
 def load_trainable(config: ModelConfig, *, device: torch.device, key: str) -> PreTrainedModel:

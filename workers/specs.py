@@ -60,6 +60,7 @@ class TrainerSpec(RankSpec):
     total_updates: int
     seed: int
     features: FeatureScale | None = None
+    feeds_engines: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from workers.loading import load_tokenizer
 from workers.meeting import Meeting
 from workers.shard_writer import ShardWriter
 from workers.specs import TrainerSpec
-from workers.weight_source import DeepSpeedSource
+from workers.weights import by_layer, model_weights, whole
 
 MicrobatchLoss = Callable[[Sequence[int]], tuple[Tensor, Metrics]]
 
@@ -238,9 +238,11 @@ class TrainerRank:
         """
         # Every rank iterates: gathering a sharded layer takes them all.
         writer = ShardWriter(directory) if self.rank == 0 else None
-        for names, tensors in DeepSpeedSource(self.model, tied_output=None).iter_groups():
-            if writer is not None:
-                writer.add({n: t.cpu().clone() for n, t in zip(names, tensors, strict=True)})
+        weights = model_weights(self.model, merged=True)
+        for names in by_layer(weights):
+            with whole([weights[name] for name in names]) as tensors:
+                if writer is not None:
+                    writer.add({n: t.cpu().clone() for n, t in zip(names, tensors, strict=True)})
         if writer is not None:
             writer.finish()
             self.model.config.save_pretrained(directory)

@@ -29,9 +29,9 @@ from rlstack.stages.progress import Summary
 from rlstack.stages.rounds import Round, RoundsStage
 from rlstack.stages.supervised import Learner, Stage
 from rlstack.types import JudgedResponse, PreferencePair
+from workers.adapter_targets import check_adapters
 from workers.group import PolicyGroup
 from workers.loading import check_model, check_positions, load_tokenizer, model_fingerprint
-from workers.lora import check_adapters
 
 
 def run(config: DPOConfig) -> Summary:

@@ -21,9 +21,9 @@ from rlstack.stages.common import load_train_and_held_out
 from rlstack.stages.progress import Summary
 from rlstack.stages.rounds import Round, RoundsStage
 from rlstack.stages.supervised import Learner
+from workers.adapter_targets import check_adapters
 from workers.group import PolicyGroup
 from workers.loading import check_model, check_positions, load_tokenizer
-from workers.lora import check_adapters
 
 
 def run(config: RejectionSamplingConfig) -> Summary:

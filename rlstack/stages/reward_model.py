@@ -26,10 +26,10 @@ from rlstack.stages import supervised
 from rlstack.stages.progress import Summary
 from rlstack.stages.supervised import Learner, Stage
 from rlstack.types import PreferencePair
+from workers.adapter_targets import check_adapters
 from workers.launch import Roles
 from workers.launch_spec import LaunchSpec
 from workers.loading import check_positions, check_scalar_model, load_tokenizer
-from workers.lora import check_adapters
 from workers.specs import TrainedRole
 
 

@@ -24,6 +24,7 @@ from rlstack.stages.rl_roles import check_roles, chosen_filtration, launch_spec
 from rlstack.timeline import Timeline
 from rlstack.tracking import Tracker
 from rlstack.types import Prompt
+from workers.adapter_targets import check_adapters
 from workers.launch import launch
 from workers.launch_spec import LaunchSpec
 from workers.loading import (
@@ -31,7 +32,6 @@ from workers.loading import (
     check_positions,
     load_tokenizer,
 )
-from workers.lora import check_adapters
 from workers.scorer import ScorerPool
 
 

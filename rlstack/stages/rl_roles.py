@@ -7,9 +7,9 @@ from rlstack.config.run import RLConfig
 from rlstack.errors import ConfigError
 from rlstack.protocols import Filtration
 from rlstack.stages.common import reward_models
+from workers.adapter_targets import check_adapters
 from workers.launch_spec import LaunchSpec
 from workers.loading import check_model, check_scalar_model, load_tokenizer, same_tokens
-from workers.lora import check_adapters
 from workers.specs import FrozenRole, TrainedRole
 
 

@@ -11,9 +11,9 @@ from rlstack.stages import supervised
 from rlstack.stages.progress import Summary
 from rlstack.stages.supervised import Learner, Stage
 from rlstack.types import Demonstration
+from workers.adapter_targets import check_adapters
 from workers.group import PolicyGroup
 from workers.loading import check_model, check_positions, load_tokenizer
-from workers.lora import check_adapters
 
 
 def run(config: SFTConfig) -> Summary:

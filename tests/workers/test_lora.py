@@ -29,6 +29,7 @@ from tests.workers.conftest import (
 )
 from tests.workers.test_stack import demonstrations, sample_batch
 from workers import lora
+from workers.adapter_targets import check_adapters
 from workers.specs import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from workers.weight_source import DeepSpeedSource
 
@@ -143,7 +144,7 @@ def test_a_target_that_cannot_be_is_named_with_those_that_can(
     config = lora_config(target_modules=("v_proj", target))
     known = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
     with pytest.raises(ConfigError, match=f"trainer.lora.target_modules: {target}; .*{known}"):
-        lora.check_adapters(model_config(untied_model), config, key="trainer.lora")
+        check_adapters(model_config(untied_model), config, key="trainer.lora")
 
 
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}

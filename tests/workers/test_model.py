@@ -10,9 +10,10 @@ from transformers import AutoModelForCausalLM
 from rlstack.config.model import ModelConfig
 from rlstack.errors import ConfigError
 from tests.tiny_model import write_tiny_model
-from workers.loading import check_model, check_positions, load_causal_model
+from workers.loading import check_model, check_positions
 from workers.model import TokenLogprobs
 from workers.packed import pack
+from workers.pretrained import load_causal_model
 
 CPU = torch.device("cpu")
 

@@ -65,13 +65,13 @@ class Layout:
 
 LAYOUTS = [
     Layout(zero_stage=1, tied=True, num_engines=2),
-    Layout(zero_stage=2, tied=False, transport=Transport.GLOO),
-    Layout(zero_stage=3, tied=True, tensor_parallel=2),
-    Layout(zero_stage=3, tied=False),
+    Layout(zero_stage=2, tied=True, tensor_parallel=2),
+    Layout(zero_stage=3, tied=False, transport=Transport.GLOO),
 ]
+"""ZeRO-3 with tied weights is in test_lora."""
 
 
-@pytest.fixture(scope="session", params=LAYOUTS, ids=str)
+@pytest.fixture(scope="module", params=LAYOUTS, ids=str)
 def stack(request: pytest.FixtureRequest, tied_model: Path, untied_model: Path) -> Iterator[Stack]:
     layout: Layout = request.param
     spec = launch_spec(

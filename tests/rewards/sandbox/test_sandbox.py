@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Timer
 
 import psutil
@@ -200,17 +201,22 @@ def test_files_of_the_host_are_out_of_reach(tmp_path: Path) -> None:
         sandbox.close()
 
 
+@pytest.fixture
+def readable() -> Iterator[Path]:
+    """A folder that every user may read, which those of pytest are not."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_an_ordinary_user_can_use_it(tmp_path: Path) -> None:
-    # Copied to where that user may read it.
+def test_an_ordinary_user_can_use_it(readable: Path) -> None:
     root = Path(launch.__file__).parents[2]
-    target = tmp_path / "rewards"
+    target = readable / "rewards"
     shutil.copytree(root / "rewards/sandbox", target / "sandbox")
     (target / "__init__.py").touch()
-    (tmp_path / "rlstack").mkdir()
-    shutil.copy(root / "rlstack/errors.py", tmp_path / "rlstack")
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    (readable / "rlstack").mkdir()
+    shutil.copy(root / "rlstack/errors.py", readable / "rlstack")
     code = (
         "from rewards.sandbox.sandbox import *; from rewards.sandbox.job import *\n"
         "s = Sandbox(SandboxSettings(limits=Limits(processes=4)))\n"
@@ -220,7 +226,7 @@ def test_an_ordinary_user_can_use_it(tmp_path: Path) -> None:
     )
     done = subprocess.run(
         ["/usr/bin/python3", "-c", code],
-        env={"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]},
+        env={"PYTHONPATH": str(readable), "PATH": os.environ["PATH"]},
         cwd="/",
         user=65534,
         group=65534,
