@@ -40,6 +40,7 @@ def test_rows_of_other_sources_reach_no_model_and_no_running_scale(tmp_path: Pat
         dtype="float32",
         special_tokens="end",
         features=(),
+        zero_stage=0,
     )
     config = RewardConfig(
         components=(
