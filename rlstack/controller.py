@@ -119,6 +119,7 @@ class Controller:
         sampled = collate(groups, pad_token_id=self.pad_token_id)
         metrics += measurements.of_rewards(sampled)
         batch = self._chosen(sampled, groups, step)
+        metrics += measurements.of_training(sampled, batch)
 
         metrics += await self._enter(Phase.TRAIN)
         with self.timeline.span("logprobs"):

@@ -59,6 +59,11 @@ CHARTS = (
         metrics=("reward/judged_fraction",),
         unit_interval=True,
     ),
+    Chart(
+        title="Rollouts that filtration keeps (share)",
+        metrics=("filtration/kept_fraction",),
+        unit_interval=True,
+    ),
     Chart(title="Response length (tokens)", metrics=("rollout/response_tokens",)),
     Chart(
         title="Truncated responses, groups without signal (share)",

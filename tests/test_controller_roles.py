@@ -65,9 +65,13 @@ def test_filtration_trains_on_the_chosen_rollouts_alone(tmp_path: Path) -> None:
     )
     assert sorted(batch.rewards[taught].tolist()) == expected
     assert (int(taught.sum()), batch.num_rows) == (12, 12)
-    assert result.metrics.values()["reward/mean"] == pytest.approx(
+    values = result.metrics.values()
+    assert values["reward/mean"] == pytest.approx(
         np.mean([group.rewards for group in result.groups])
     )
+    assert values["filtration/kept_fraction"] == 12 / sum(len(g.rollouts) for g in result.groups)
+    assert values["filtration/reward"] == pytest.approx(np.mean(expected))
+    assert values["update/num_tokens"] == batch.loss_mask.sum() < values["rollout/num_tokens"]
 
 
 def test_rows_that_fill_a_filtered_batch_teach_nothing(tmp_path: Path) -> None:

@@ -116,6 +116,23 @@ def of_rewards(batch: TokenBatch) -> Metrics:
     )
 
 
+def of_training(sampled: TokenBatch, chosen: TokenBatch) -> Metrics:
+    """What of the rollouts is trained on, where not all are: their share and mean reward.
+
+    chosen: `sampled`, or the rows of it that a filtration kept and some without loss tokens.
+    `update/num_tokens` are the loss tokens of an epoch.
+    """
+    metrics = Metrics.of({"update/num_tokens": int(chosen.loss_mask.sum())})
+    if chosen is sampled:
+        return metrics
+    kept = chosen.loss_mask.any(dim=1)
+    rewards = chosen.rewards[kept & ~chosen.rewards.isnan()]
+    metrics += Metrics.mean("filtration/kept_fraction", int(kept.sum()), sampled.num_rows)
+    if len(rewards) == 0:
+        return metrics
+    return metrics + Metrics.mean("filtration/reward", float(rewards.sum()), len(rewards))
+
+
 def of_mismatch(log_ratio: Tensor, touched: Tensor, mask: Tensor) -> Metrics:
     """How far engine and trainer differ, and the share of tokens that the correction touched.
 

@@ -204,10 +204,10 @@ class Training:
 
 
 def throughput(values: dict[str, float]) -> dict[str, float]:
-    """Generated tokens a second, of generation alone and of the whole step."""
+    """Tokens a second: generated in generation alone and in the whole step, and learned from."""
     num_tokens = values["rollout/num_tokens"]
     return {
         "rollout/tokens_per_s": num_tokens / values["time/rollout_s"],
-        "update/tokens_per_s": num_tokens / values["time/update_s"],
+        "update/tokens_per_s": values["update/num_tokens"] / values["time/update_s"],
         "step/tokens_per_s": num_tokens / values["time/step_s"],
     }
