@@ -38,6 +38,8 @@ class Bar:
     name: str
     start_s: float
     end_s: float
+    within: str | None = None
+    """Name of the span around it."""
 
 
 def ticks(low: float, high: float, *, count: int = 4) -> list[float]:
@@ -80,14 +82,17 @@ def smooth(points: Sequence[Point]) -> list[Point]:
 def exclusive_seconds(bars: Sequence[Bar], *, end_s: float) -> dict[str, float]:
     """Seconds of [0, end_s] by name, which add up to `end_s`.
 
-    Where spans overlap each gets an equal part; where there is none it is `other`.
+    A span has what the spans within it leave of it. Where others overlap each gets an equal part;
+    where there is none it is `other`.
     """
     times = {min(time_s, end_s) for bar in bars for time_s in (bar.start_s, bar.end_s)}
     seconds = dict.fromkeys((bar.name for bar in bars), 0.0) | {"other": 0.0}
     for start, end in pairwise(sorted({0.0, end_s} | times)):
-        running = [bar.name for bar in bars if bar.start_s <= start and bar.end_s >= end]
-        for name in running or ["other"]:
-            seconds[name] += (end - start) / max(len(running), 1)
+        running = [bar for bar in bars if bar.start_s <= start and bar.end_s >= end]
+        around = {bar.within for bar in running}
+        names = [bar.name for bar in running if bar.name not in around] or ["other"]
+        for name in names:
+            seconds[name] += (end - start) / len(names)
     return seconds
 
 

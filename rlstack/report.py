@@ -231,7 +231,12 @@ def _timeline(spans: Sequence[Record], rows: Sequence[Record]) -> str:
     for span in spans:
         # What comes between steps, such as an evaluation, belongs to none of them.
         if span["start_s"] < step_s.get(span["step"], 0.0):
-            bar = Bar(name=span["name"], start_s=span["start_s"], end_s=span["end_s"])
+            bar = Bar(
+                name=span["name"],
+                start_s=span["start_s"],
+                end_s=span["end_s"],
+                within=span.get("within"),
+            )
             bars[span["step"]].append(bar)
     if not bars:
         return ""

@@ -4,16 +4,20 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from rlstack import jsonl
 from rlstack.metrics import Metrics
 
+_around: ContextVar[str | None] = ContextVar("span around", default=None)
+
 
 class Timeline:
-    """Records spans to RUN_DIR/timeline.jsonl, one line a span: step, name, start_s, end_s.
+    """Records spans to RUN_DIR/timeline.jsonl, one line a span: step, name, within, start_s, end_s.
 
-    Seconds count from the start of the span's step. Step 0 is what comes before the first one.
+    `within` is the name of the span around it, or null. Seconds count from the start of the span's
+    step. Step 0 is what comes before the first one.
     """
 
     def __init__(self, run_dir: Path, *, on_span: Callable[[str], None]) -> None:
@@ -39,15 +43,19 @@ class Timeline:
     def span(self, name: str) -> Generator[None]:
         """Measure what runs inside; spans may be nested and may overlap."""
         self._on_span(name)
+        within = _around.get()
+        token = _around.set(name)
         start = time.perf_counter()
         try:
             yield
         finally:
             end = time.perf_counter()
+            _around.reset(token)
             self._seconds[name] += end - start
             span = {
                 "step": self._step,
                 "name": name,
+                "within": within,
                 "start_s": start - self._step_start,
                 "end_s": end - self._step_start,
             }

@@ -93,13 +93,27 @@ def test_overlapping_seconds_are_shared_evenly() -> None:
     assert exclusive_seconds(bars, end_s=8.0) == {"policy": 5.0, "reference": 1.0, "other": 2.0}
 
 
+def test_a_span_has_what_the_spans_within_it_leave() -> None:
+    bars = [
+        Bar(name="update", start_s=0.0, end_s=10.0),
+        Bar(name="policy", start_s=1.0, end_s=5.0, within="update"),
+        Bar(name="critic", start_s=3.0, end_s=9.0, within="update"),
+        Bar(name="scorer", start_s=9.0, end_s=10.0),
+    ]
+    expected = {"update": 1.5, "policy": 3.0, "critic": 5.0, "scorer": 0.5, "other": 2.0}
+    assert exclusive_seconds(bars, end_s=12.0) == expected
+
+
 SECONDS = st.floats(0, 100)
 BARS = st.lists(
     st.builds(
-        lambda name, start, length: Bar(name=name, start_s=start, end_s=start + length),
+        lambda name, start, length, within: Bar(
+            name=name, start_s=start, end_s=start + length, within=within
+        ),
         st.sampled_from("abc"),
         SECONDS,
         SECONDS,
+        st.sampled_from(["d", None]),
     )
 )
 

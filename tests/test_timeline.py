@@ -82,3 +82,21 @@ def test_a_resumed_run_has_the_spans_of_an_uninterrupted_one(tmp_path: Path) -> 
         file.write('{"step": 4, "na')  # the line a kill cut short
     run(range(3, 6))
     assert [span["step"] for span in jsonl.read(tmp_path / "timeline.jsonl")] == [1, 2, 3, 4, 5]
+
+
+def test_a_span_names_the_one_around_it_in_concurrent_tasks_too(tmp_path: Path) -> None:
+    timeline = Timeline(tmp_path, on_span=lambda _: None)
+    timeline.begin_step(1)
+
+    async def role(name: str) -> None:
+        with timeline.span(name):
+            await asyncio.sleep(0.01)
+
+    async def step() -> None:
+        with timeline.span("update"):
+            await asyncio.gather(role("policy"), role("critic"))
+        await role("rollout")
+
+    asyncio.run(step())
+    within = {span["name"]: span["within"] for span in jsonl.read(tmp_path / "timeline.jsonl")}
+    assert within == {"update": None, "policy": "update", "critic": "update", "rollout": None}
