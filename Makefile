@@ -31,7 +31,8 @@ lint: setup
 	$(BIN)/codespell
 
 test-fast: setup
-	$(SIDE_BY_SIDE) -m "not real_stack"
+	$(SIDE_BY_SIDE) -m "not real_stack and not alone"
+	$(BIN)/python -m pytest -q -m alone
 
 test-stack: setup
 	$(SIDE_BY_SIDE) -m real_stack

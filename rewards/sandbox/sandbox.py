@@ -22,8 +22,8 @@ from rewards.sandbox.job import Job, Outcome, SandboxSettings
 
 _START_S = 20.0
 # Beyond a program's own limit, until the sandbox itself is given up. Slow machines take a while to
-# tear a namespace down, and busy ones to end a fork bomb where there is no namespace.
-_GRACE_S = 3.0
+# tear a namespace down.
+_GRACE_S = 0.8
 _CHUNK = 1 << 16
 _PROBE = "import zipfile, ctypes\nprint('ready')"
 """Loads modules that only come from the interpreter's folder, as the program's own user."""
