@@ -116,7 +116,7 @@ def judged_responses(groups: Sequence[Group], *, threshold: float) -> Selection[
             if desirable and rollout.finish_reason is not FinishReason.STOP:
                 dropped["cut"] += 1
             else:
-                found.append(_judged_response(group, index, rollout, reward, desirable=desirable))
+                found.append(_judged_response(index, rollout, reward, desirable=desirable))
     if len({response.text for response in found}) < 2:
         dropped["one_prompt"] += len(found)
         found = []
@@ -191,9 +191,9 @@ def _pair(
 
 
 def _judged_response(
-    group: Group, index: int, rollout: Rollout, reward: float, *, desirable: bool
+    index: int, rollout: Rollout, reward: float, *, desirable: bool
 ) -> JudgedResponse:
-    prompt = group.prompt
+    prompt = rollout.prompt
     return JudgedResponse(
         prompt_id=f"{index}.{rollout.sample_index}:{prompt.prompt_id}",
         data_source=prompt.data_source,

@@ -57,10 +57,11 @@ class Progress:
         """Remember the metrics `eval/...` of an evaluation after `step`.
 
         Raises:
-            ConfigError: if the metric whose best step is to be kept is not among them.
+            ConfigError: before the first step, if the metric whose best step is to be kept is not
+                among them. Later it may be missing, as where nothing could be judged.
         """
         metric = self.config.keep_best
-        if metric is not None and metric not in values:
+        if step == 0 and metric is not None and metric not in values:
             raise ConfigError(
                 f"checkpoint.keep_best: no metric {metric!r} is measured; there are "
                 f"{', '.join(sorted(values))}"

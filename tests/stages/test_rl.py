@@ -111,7 +111,7 @@ def test_the_kl_coefficient_survives_a_resume(tmp_path: Path) -> None:
     assert train(twice, "total_steps=4", f"resume={twice}") == expected
 
 
-def train_with_losses(run_dir: Path, losses: list[float], *overrides: str) -> list[str]:
+def train_with_losses(run_dir: Path, losses: list[float | None], *overrides: str) -> list[str]:
     """The checkpoints that are kept where each evaluation measures the next of `losses`."""
     controller, _, _ = make_controller(
         run_dir, f"run_dir={run_dir}", "evaluation.every=2", "checkpoint.export=false", *overrides
@@ -121,7 +121,8 @@ def train_with_losses(run_dir: Path, losses: list[float], *overrides: str) -> li
 
     async def evaluate(prompts: tuple[Prompt, ...]) -> StepResult:
         result = await evaluate_prompts(prompts)
-        return replace(result, metrics=Metrics.of({"eval/loss": next(measured)}))
+        loss = next(measured)
+        return replace(result, metrics=Metrics.of({} if loss is None else {"eval/loss": loss}))
 
     controller.evaluate = evaluate  # type: ignore[method-assign]
     config = controller.config
@@ -148,3 +149,8 @@ def test_a_best_metric_that_is_not_measured_is_named_before_training(tmp_path: P
     with pytest.raises(ConfigError, match=r"keep_best: no metric 'eval/los'.*there are eval/loss"):
         train_with_losses(tmp_path, [5.0], "checkpoint.keep_best=eval/los")
     assert not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_an_evaluation_that_measures_nothing_later_stops_no_run(tmp_path: Path) -> None:
+    overrides = ("total_steps=4", "checkpoint.every=0", "checkpoint.keep_best=eval/loss")
+    assert train_with_losses(tmp_path, [5.0, None, 4.0], *overrides) == ["step_000004"]
