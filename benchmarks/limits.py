@@ -63,6 +63,7 @@ def groups(rollouts: Mapping[int, Rollout], rewards: Sequence[float]) -> list[Gr
     asked = requests()
     return [
         Group(
+            number=0,
             prompt=asked[first].prompt,
             rollouts=tuple(rollouts[i] for i in range(first, first + NUM_SAMPLES)),
             scores=tuple(Score(value=rewards[i]) for i in range(first, first + NUM_SAMPLES)),

@@ -41,6 +41,7 @@ from rlstack.protocols import (
     RolloutEngines,
     Scorer,
 )
+from rlstack.seeds import Domain, derived_seed
 from rlstack.timeline import Timeline
 from rlstack.types import (
     GenerationRequest,
@@ -52,11 +53,6 @@ from rlstack.types import (
     SamplingSettings,
     Score,
 )
-
-EVALUATION_ROUND = 1_000_000
-"""Seeds of evaluations start here, far from the sampling rounds of a training step."""
-BASELINE_ROUND = 2_000_000
-"""Greedy responses are given seeds too, on which nothing depends."""
 
 ResultT = TypeVar("ResultT")
 
@@ -109,9 +105,9 @@ class Controller:
         """Generate, score, estimate, update."""
         algorithm = self.config.algorithm
         metrics = await self._enter(Phase.GENERATE)
-        groups = await self._collect_groups(step)
+        groups = await self._collect_groups()
         if algorithm.needs_baseline:
-            groups = await self._with_baselines(groups, step)
+            groups = await self._with_baselines(groups)
         metrics += rollout_metrics(
             groups, max_response_tokens=self.config.rollout.max_response_tokens
         )
@@ -164,7 +160,9 @@ class Controller:
                     max_response_tokens=settings.max_response_tokens,
                     stop=self.config.rollout.stop,
                 ),
-                seed=(self.config.seed, EVALUATION_ROUND),
+                seed=self.config.seed,
+                domain=Domain.EVALUATION,
+                numbers=range(len(prompts)),
                 step=self.policy_version,
             )
         metrics += evaluation_metrics(groups)
@@ -180,22 +178,26 @@ class Controller:
         with self.timeline.span("reallocation"):
             return await self.roles.reallocator.enter(phase, version=self.policy_version)
 
-    async def _collect_groups(self, step: int) -> list[Group]:
+    async def _collect_groups(self) -> list[Group]:
         """`prompts_per_step` scored groups; with dynamic sampling, those with signal first."""
         config = self.config
         wanted = config.data.prompts_per_step
         dynamic = config.algorithm.dynamic_sampling
         kept: list[Group] = []
         without_signal: list[Group] = []
-        for round_index in range(dynamic.max_rounds if dynamic.enabled else 1):
+        for _ in range(dynamic.max_rounds if dynamic.enabled else 1):
+            missing = wanted - len(kept)
+            first = self.sampler.num_taken
             with self.timeline.span("rollout"):
                 groups = await sample_groups(
-                    self.sampler.take(wanted - len(kept)),
+                    self.sampler.take(missing),
                     engines=self.roles.engines,
                     scorer=self.roles.scorer,
                     num_samples=config.rollout.num_samples,
                     sampling=self._sampling(config.rollout.temperature),
-                    seed=(config.seed, step, round_index),
+                    seed=config.seed,
+                    domain=Domain.ROLLOUT,
+                    numbers=range(first, first + missing),
                     step=self.policy_version,
                 )
             for group in groups:
@@ -206,7 +208,7 @@ class Controller:
         # Out of rounds: a batch of constant size is worth more than a few idle rows.
         return (kept + without_signal)[:wanted]
 
-    async def _with_baselines(self, groups: Sequence[Group], step: int) -> list[Group]:
+    async def _with_baselines(self, groups: Sequence[Group]) -> list[Group]:
         """The groups, each with the score of the greedy response to its prompt."""
         with self.timeline.span("baseline"):
             greedy = await sample_groups(
@@ -215,7 +217,9 @@ class Controller:
                 scorer=self.roles.scorer,
                 num_samples=1,
                 sampling=self._sampling(temperature=0.0),
-                seed=(self.config.seed, step, BASELINE_ROUND),
+                seed=self.config.seed,
+                domain=Domain.BASELINE,
+                numbers=[group.number for group in groups],
                 step=self.policy_version,
             )
         return [
@@ -235,7 +239,7 @@ class Controller:
         filtration = self.roles.filtration
         if filtration is None:
             return sampled
-        seed = int(np.random.SeedSequence([self.config.seed, step]).generate_state(1)[0])
+        seed = derived_seed(self.config.seed, Domain.FILTRATION, step)
         multiple = row_multiple(self.config)
         return filtered(sampled, groups, filtration=filtration, multiple=multiple, seed=seed)
 
@@ -297,12 +301,15 @@ async def sample_groups(
     scorer: Scorer,
     num_samples: int,
     sampling: SamplingSettings,
-    seed: tuple[int, ...],
+    seed: int,
+    domain: Domain,
+    numbers: Sequence[int],
     step: int,
 ) -> list[Group]:
     """Sample and score `num_samples` responses of every prompt; rewards run while others generate.
 
-    Each response has its own seed, derived from `seed`, its prompt's position and its sample index.
+    Each response has its own seed, derived from the run's `seed`, the number of its prompt in the
+    run and its sample index. numbers: those of the prompts.
     step: updates of the policy so far, for rewards whose weights change.
     """
     requests = [
@@ -310,7 +317,7 @@ async def sample_groups(
             request_id=row * num_samples + sample_index,
             prompt=prompt,
             sample_index=sample_index,
-            seed=int(np.random.SeedSequence([*seed, row, sample_index]).generate_state(1)[0]),
+            seed=derived_seed(seed, domain, numbers[row], sample_index),
         )
         for row, prompt in enumerate(prompts)
         for sample_index in range(num_samples)
@@ -337,12 +344,19 @@ async def sample_groups(
             task.cancel()
         await asyncio.gather(*scoring, return_exceptions=True)
     return [
-        _group(prompt, [rollouts[row * num_samples + i] for i in range(num_samples)], scores[row])
+        _group(
+            numbers[row],
+            prompt,
+            [rollouts[row * num_samples + i] for i in range(num_samples)],
+            scores[row],
+        )
         for row, prompt in enumerate(prompts)
     ]
 
 
-def _group(prompt: Prompt, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> Group:
+def _group(
+    number: int, prompt: Prompt, rollouts: Sequence[Rollout], scores: Sequence[Score]
+) -> Group:
     """An episode that its environment broke off has no reward, whatever is said of the rest."""
     judged = [
         score
@@ -356,7 +370,7 @@ def _group(prompt: Prompt, rollouts: Sequence[Rollout], scores: Sequence[Score])
         )
         for rollout, score in zip(rollouts, scores, strict=True)
     ]
-    return Group(prompt=prompt, rollouts=tuple(rollouts), scores=tuple(judged))
+    return Group(number=number, prompt=prompt, rollouts=tuple(rollouts), scores=tuple(judged))
 
 
 def reward_request(rollout: Rollout, *, max_response_tokens: int) -> RewardRequest:

@@ -12,6 +12,7 @@ from rlstack.algorithms.catalog import AdvantageEstimate
 from rlstack.batch import CriticBatch, PolicyBatch, TokenBatch
 from rlstack.config.run import RLConfig
 from rlstack.protocols import Filtration
+from rlstack.seeds import Domain, generator
 from rlstack.types import Candidates, FinishReason, Group
 
 
@@ -33,9 +34,8 @@ def minibatch_rows(config: RLConfig, *, step: int, num_rows: int) -> list[Tensor
     algorithm = config.algorithm
     minibatches: list[Tensor] = []
     for epoch in range(algorithm.epochs):
-        generator = np.random.default_rng([config.seed, step, epoch])
-        order = torch.from_numpy(generator.permutation(num_rows))
-        minibatches += torch.chunk(order, algorithm.updates_per_epoch)
+        order = generator(config.seed, Domain.MINIBATCHES, step, epoch).permutation(num_rows)
+        minibatches += torch.chunk(torch.from_numpy(order), algorithm.updates_per_epoch)
     return minibatches
 
 

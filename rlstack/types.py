@@ -309,6 +309,8 @@ class Score:
 class Group:
     """The rollouts that share a prompt, with their scores, in order of `sample_index`."""
 
+    number: int
+    """Prompts that the run had taken before this one; of a held-out one its position."""
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
     scores: tuple[Score, ...]

@@ -47,6 +47,7 @@ def group(prompt_ids: list[int], responses: list[list[int]], rewards: list[float
         for index, ids in enumerate(responses)
     ]
     return Group(
+        number=0,
         prompt=prompt,
         rollouts=tuple(rollouts),
         scores=tuple(Score(value=value) for value in rewards),

@@ -129,17 +129,21 @@ def test_rollouts_meet_their_own_rewards(tmp_path: Path) -> None:
         assert torch.equal(advantages > 0, above)
 
 
-def test_seeds_differ_between_rows_samples_and_steps_and_repeat_with_the_run(
+def test_seeds_differ_between_prompts_samples_and_steps_and_repeat_with_the_run(
     tmp_path: Path,
 ) -> None:
-    def texts(step: int) -> list[str]:
+    def texts() -> list[list[str]]:
         controller, _, _ = make_controller(tmp_path)
-        result: StepResult = run(controller.step(step))
-        return [r.text + str(len(r.response_ids)) for g in result.groups for r in g.rollouts]
+        results: list[StepResult] = [run(controller.step(step)) for step in (1, 2)]
+        return [
+            [r.text + str(len(r.response_ids)) for g in result.groups for r in g.rollouts]
+            for result in results
+        ]
 
-    assert texts(1) == texts(1)
-    assert texts(1) != texts(2)
-    assert len(set(texts(1))) > 2
+    first, second = texts()
+    assert [first, second] == texts()
+    assert first != second
+    assert len(set(first)) > 2
 
 
 def test_dynamic_sampling_replaces_groups_without_signal(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def group(values: list[float | None], *, source: str, lengths: list[int]) -> Gro
         else Score(value=None, errors=("x", "y"), num_errors={"exact": 1, "other": 1})
         for v in values
     ]
-    return Group(prompt=prompt, rollouts=tuple(rollouts), scores=tuple(scores))
+    return Group(number=0, prompt=prompt, rollouts=tuple(rollouts), scores=tuple(scores))
 
 
 def test_metrics_by_source() -> None:

@@ -79,7 +79,7 @@ def group(rewards: list[float | None]) -> Group:
         for index in range(len(rewards))
     ]
     scores = [Score(value=r, parts={NASTY: r or 0.0}, errors=(NASTY,)) for r in rewards]
-    return Group(prompt=prompt, rollouts=tuple(rollouts), scores=tuple(scores))
+    return Group(number=0, prompt=prompt, rollouts=tuple(rollouts), scores=tuple(scores))
 
 
 class Structure(HTMLParser):

@@ -35,6 +35,7 @@ def rollout(index: int, text: str, *, versions: list[int], mask: list[bool]) -> 
 
 def test_a_record_says_everything_about_its_rollout(tmp_path: Path) -> None:
     group = Group(
+        number=0,
         prompt=PROMPT,
         rollouts=(
             rollout(0, "é\u2028\x00 7", versions=[4, 5, 5], mask=[True, True, False]),
@@ -81,7 +82,7 @@ def test_the_turns_of_an_episode_are_kept(tmp_path: Path) -> None:
             TurnRecord(action="7", end=3, answer=None),
         ),
     )
-    group = Group(prompt=PROMPT, rollouts=(played,), scores=(Score(value=1.0),))
+    group = Group(number=0, prompt=PROMPT, rollouts=(played,), scores=(Score(value=1.0),))
     write_rollouts([group], run_dir=tmp_path, step=1)
     (record,) = jsonl.read(tmp_path / "rollouts" / "step_000001.jsonl")
     first, last = record["turns"]
@@ -92,6 +93,7 @@ def test_the_turns_of_an_episode_are_kept(tmp_path: Path) -> None:
 
 def test_a_step_done_again_replaces_its_file(tmp_path: Path) -> None:
     group = Group(
+        number=0,
         prompt=PROMPT,
         rollouts=(rollout(0, "7", versions=[1], mask=[True]),),
         scores=(Score(value=1.0),),

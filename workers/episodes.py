@@ -10,11 +10,10 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from rlstack.data.observations import TurnRenderer
 from rlstack.data.transcript import Transcript
 from rlstack.errors import DataError, EpisodeError, EpisodeTimeoutError
+from rlstack.seeds import Domain, derived_seed
 from rlstack.types import (
     FinishReason,
     GenerationRequest,
@@ -170,4 +169,4 @@ def _task(request: GenerationRequest) -> Task:
 
 
 def _turn_seed(seed: int, turn: int) -> int:
-    return int(np.random.SeedSequence([seed, turn]).generate_state(1)[0])
+    return derived_seed(seed, Domain.TURN, turn)

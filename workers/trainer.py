@@ -21,6 +21,7 @@ from rlstack.algorithms.schedule import learning_rate_factor
 from rlstack.data.packing import plan_microbatches
 from rlstack.errors import CheckpointError
 from rlstack.metrics import Metrics, merge
+from rlstack.seeds import Domain, derived_seed
 from workers import lora
 from workers.deepspeed_config import deepspeed_config
 from workers.loading import load_tokenizer
@@ -113,8 +114,8 @@ class TrainerRank:
         if self.spec.trainer.lora is not None and self.spec.trainer.lora.dropout > 0:
             # Each rank drops others, and the same ones after a resume, which brings back no more
             # than the random numbers of rank 0.
-            entropy = (self.spec.seed, self.num_updates, self.rank)
-            torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+            seed = derived_seed(self.spec.seed, Domain.DROPOUT, self.num_updates, self.rank)
+            torch.manual_seed(seed)
         parts = []
         for index, rows in enumerate(microbatches):
             self.engine.set_gradient_accumulation_boundary(index == len(microbatches) - 1)
@@ -163,7 +164,7 @@ class TrainerRank:
         if self.spec.trainer.lora is None:
             raise ValueError("merge_adapters: trainer.lora is null, there is nothing to merge")
         self.num_merges += 1
-        lora.merge(self.model, seed=self.spec.seed + self.num_merges)
+        lora.merge(self.model, seed=derived_seed(self.spec.seed, Domain.ADAPTERS, self.num_merges))
         if hasattr(self.engine.optimizer, "refresh_fp32_params"):
             self.engine.optimizer.refresh_fp32_params()
         self.reset_optimizer()

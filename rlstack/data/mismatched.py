@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from rlstack.errors import DataError
+from rlstack.seeds import Domain, generator
 from rlstack.types import JudgedResponse
 
 
@@ -22,7 +21,7 @@ def mismatched(responses: Sequence[JudgedResponse], *, seed: int) -> list[Judged
             "data: KTO puts responses behind other prompts, and all rows have the same prompt; "
             "give rows with at least two prompts, in data.train and in data.eval"
         )
-    order = np.random.default_rng(seed).permutation(len(responses))
+    order = generator(seed, Domain.MISMATCHED).permutation(len(responses))
     by_prompt: dict[str, list[int]] = {}
     for index in order:
         by_prompt.setdefault(responses[index].text, []).append(int(index))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rlstack.data.dataset import SHOWN_ROWS, Dataset, Sample, SampleT
 from rlstack.errors import CheckpointError, DataError
+from rlstack.seeds import Domain, generator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,11 @@ class PromptSampler(Generic[SampleT]):
     def take(self, num_samples: int) -> list[SampleT]:
         """The next samples; at the end of an epoch, and in small datasets, one may come twice."""
         return [self._next() for _ in range(num_samples)]
+
+    @property
+    def num_taken(self) -> int:
+        """Samples given so far in the whole run: the number of the next one."""
+        return sum(self._taken)
 
     def state(self) -> SamplerState:
         """What `restore` needs."""
@@ -121,8 +127,8 @@ class _Stream(Generic[SampleT]):
     def _order_of(self, epoch: int) -> NDArray[np.int64]:
         order = np.arange(len(self._samples), dtype=np.int64)
         if self._shuffle:
-            seed = np.random.SeedSequence((*self._seed, epoch))
-            order = np.random.default_rng(seed).permutation(order)
+            seed, stream = self._seed
+            order = generator(seed, Domain.PROMPT_ORDER, stream, epoch).permutation(order)
         if self._difficulty is not None:
             order = order[np.argsort(self._difficulty[order], kind="stable")]
         return order

@@ -9,11 +9,12 @@ from rlstack.checkpoint import Checkpoints
 from rlstack.config.load import dump
 from rlstack.config.model import ModelConfig
 from rlstack.config.run import EvalConfig
-from rlstack.controller import EVALUATION_ROUND, sample_groups
+from rlstack.controller import sample_groups
 from rlstack.data.dataset import load_prompts
 from rlstack.errors import ConfigError
 from rlstack.evaluation import evaluation_metrics
 from rlstack.rollout_log import write_rollouts
+from rlstack.seeds import Domain
 from rlstack.stages.common import episodes, reward_models, serve_reward_models
 from rlstack.tracking import Tracker
 from rlstack.types import SamplingSettings
@@ -75,7 +76,9 @@ async def _run(config: EvalConfig) -> dict[str, float]:
                 max_response_tokens=settings.max_response_tokens,
                 stop=config.rollout.stop,
             ),
-            seed=(config.seed, EVALUATION_ROUND),
+            seed=config.seed,
+            domain=Domain.EVALUATION,
+            numbers=range(len(prompts.prompts)),
             step=num_updates(config.model),
         )
         values = evaluation_metrics(groups).values()

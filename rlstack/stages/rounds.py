@@ -20,7 +20,7 @@ from rlstack import jsonl
 from rlstack.batch import Rows
 from rlstack.checkpoint import Checkpoints, load_rewards, write_rewards
 from rlstack.config.rounds import SampledConfig
-from rlstack.controller import EVALUATION_ROUND, sample_groups
+from rlstack.controller import sample_groups
 from rlstack.data.dataset import Dataset, SampleT, SkipReport, Source
 from rlstack.data.sampler import PromptSampler
 from rlstack.data.selection import Record, Selection
@@ -31,6 +31,7 @@ from rlstack.metrics import Metrics
 from rlstack.protocols import RolloutEngines, Tokenizer
 from rlstack.report import write_report
 from rlstack.rollout_log import write_rollouts
+from rlstack.seeds import Domain
 from rlstack.stages import supervised
 from rlstack.stages.common import episodes, reward_models, serve_reward_models
 from rlstack.stages.progress import Summary
@@ -151,6 +152,7 @@ class _Rounds(Generic[SampleT]):
             self.running.tracker.truncate_after(-1)  # the evaluation before the first step too
         start, training = 0, None
         for number in range(1, self.config.rounds + 1):
+            first = self.sampler.num_taken
             prompts = self.sampler.take(self.num_prompts)
             folder = self.run_dir / "rounds" / f"round_{number:03d}"
             if folder.is_dir():
@@ -161,7 +163,7 @@ class _Rounds(Generic[SampleT]):
                         f"{folder}: the rows of a round that was trained on are gone; restore "
                         "them, or start a new run"
                     )
-                await self._sample(folder, prompts, number=number, step=start)
+                await self._sample(folder, prompts, first=first, number=number, step=start)
             samples = [self.stage.from_record(row) for row in jsonl.read(folder / "data.jsonl")]
             if not samples:
                 self._nothing_to_learn(folder, number, training)
@@ -232,13 +234,17 @@ class _Rounds(Generic[SampleT]):
         return Training(supervised_stage, learner, self.running.tracker, part)
 
     async def _sample(
-        self, folder: Path, prompts: Sequence[Prompt], *, number: int, step: int
+        self, folder: Path, prompts: Sequence[Prompt], *, first: int, number: int, step: int
     ) -> None:
         """Sample and judge with the present policy, and write what is selected to `folder`."""
         self.running.tracker.phase(f"round {number}: sampling")
         metrics = await self.reallocator.enter(Phase.GENERATE, version=step)
         groups = await self._groups(
-            prompts, num_samples=self.config.rollout.num_samples, seed=number, step=step
+            prompts,
+            num_samples=self.config.rollout.num_samples,
+            domain=Domain.ROLLOUT,
+            first=first,
+            step=step,
         )
         metrics += await self.reallocator.enter(Phase.TRAIN, version=step)
         selection = self.stage.select(groups)
@@ -262,7 +268,11 @@ class _Rounds(Generic[SampleT]):
         """Sample every held-out prompt once and score it."""
         await self.reallocator.enter(Phase.GENERATE, version=step)
         groups = await self._groups(
-            self.stage.held_out.prompts, num_samples=1, seed=EVALUATION_ROUND, step=step
+            self.stage.held_out.prompts,
+            num_samples=1,
+            domain=Domain.EVALUATION,
+            first=0,
+            step=step,
         )
         await self.reallocator.enter(Phase.TRAIN, version=step)
         if self.config.tracking.save_rollouts:
@@ -270,7 +280,13 @@ class _Rounds(Generic[SampleT]):
         return evaluation_metrics(groups)
 
     async def _groups(
-        self, prompts: Sequence[Prompt], *, num_samples: int, seed: int, step: int
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        num_samples: int,
+        domain: Domain,
+        first: int,
+        step: int,
     ) -> list[Group]:
         rollout = self.config.rollout
         return await sample_groups(
@@ -283,7 +299,9 @@ class _Rounds(Generic[SampleT]):
                 max_response_tokens=rollout.max_response_tokens,
                 stop=rollout.stop,
             ),
-            seed=(self.config.seed, seed),
+            seed=self.config.seed,
+            domain=domain,
+            numbers=range(first, first + len(prompts)),
             step=step,
         )
 

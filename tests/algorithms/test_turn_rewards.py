@@ -72,7 +72,8 @@ def batch_of(*rows: tuple[list[int], Score]) -> TokenBatch:
     rollouts = tuple(rollout(sizes) for sizes, _ in rows)
     scores = tuple(score for _, score in rows)
     return collate(
-        [Group(prompt=rollouts[0].prompt, rollouts=rollouts, scores=scores)], pad_token_id=0
+        [Group(number=0, prompt=rollouts[0].prompt, rollouts=rollouts, scores=scores)],
+        pad_token_id=0,
     )
 
 
@@ -223,7 +224,7 @@ def test_what_an_action_without_tokens_was_given_is_due_at_the_end() -> None:
     turns = (dataclasses.replace(empty.turns[0], end=0), empty.turns[1])
     empty = dataclasses.replace(empty, turns=turns)
     score = Score(value=3.0, turn_rewards=(1.0, 0.5))
-    group = Group(prompt=empty.prompt, rollouts=(empty,), scores=(score,))
+    group = Group(number=0, prompt=empty.prompt, rollouts=(empty,), scores=(score,))
     batch = collate([group], pad_token_id=0)
     assert batch.turn_rewards is not None
     assert batch.turn_rewards.tolist() == [[0, 0, 0, 0, 0, 0, 0.5]]
@@ -250,7 +251,7 @@ class KeepFirst:
 def test_rows_that_fill_a_filtered_batch_are_due_nothing() -> None:
     rollouts = (rollout([2, 2]), rollout([1, 1]))
     scores = (TWO_TURNS[1], Score(value=1.0, turn_rewards=(0.5, 0.5)))
-    groups = [Group(prompt=rollouts[0].prompt, rollouts=rollouts, scores=scores)]
+    groups = [Group(number=0, prompt=rollouts[0].prompt, rollouts=rollouts, scores=scores)]
     batch = collate(groups, pad_token_id=0)
     found = filtered(batch, groups, filtration=KeepFirst(), multiple=2, seed=0).turn_rewards
     assert batch.turn_rewards is not None

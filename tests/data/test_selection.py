@@ -50,7 +50,7 @@ def group(*samples: Sample, cut: tuple[int, ...] = (), name: str = "p") -> Group
         for index, (ids, _) in enumerate(samples)
     ]
     scores = tuple(Score(value=reward) for _, reward in samples)
-    return Group(prompt=prompt, rollouts=tuple(rollouts), scores=scores)
+    return Group(number=0, prompt=prompt, rollouts=tuple(rollouts), scores=scores)
 
 
 def test_the_best_and_the_worst_make_a_pair() -> None:
@@ -178,11 +178,12 @@ def episode(reward: float, *, opening: int = 2, last: int = 9, reason: str = "st
         finish_reason=FinishReason(reason),
     )
     prompt = group().prompt
-    return Group(prompt=prompt, rollouts=(rollout,), scores=(Score(value=reward),))
+    return Group(number=0, prompt=prompt, rollouts=(rollout,), scores=(Score(value=reward),))
 
 
 def joined(*groups: Group) -> Group:
     return Group(
+        number=0,
         prompt=groups[0].prompt,
         rollouts=tuple(r for g in groups for r in g.rollouts),
         scores=tuple(s for g in groups for s in g.scores),

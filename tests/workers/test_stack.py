@@ -95,7 +95,7 @@ async def sample_batch(stack: Stack, *, version: int) -> TokenBatch:
     assert sorted(rollouts) == list(range(len(requests)))
     assert {int(v) for r in rollouts.values() for v in r.policy_versions} == {version}
     groups = [
-        Group(prompt=r.prompt, rollouts=(r,), scores=(Score(value=0.0),))
+        Group(number=0, prompt=r.prompt, rollouts=(r,), scores=(Score(value=0.0),))
         for _, r in sorted(rollouts.items())
     ]
     return collate(groups, pad_token_id=0)
