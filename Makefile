@@ -16,7 +16,7 @@ help:
 	@echo "make clean        remove .venv and caches (runs/ stays)"
 
 setup:
-	@$(PYTHON) deploy/setup_environment.py
+	@$(PYTHON) tools/setup_environment.py
 
 quickstart: setup
 	@$(BIN)/rlstack quickstart

@@ -20,13 +20,13 @@ from statistics import mean, stdev
 import torch
 from torch import Tensor
 
-from rewards.filtration import Policy, filtration_policy
 from rlstack.algorithms.catalog import critic_loss, estimate_advantages, policy_loss
+from rlstack.algorithms.filtration_policies import Policy, filtration_policy
 from rlstack.batch import TokenBatch
+from rlstack.commands.composing import composed_values
 from rlstack.config.load import parse
 from rlstack.config.run import RLConfig
 from rlstack.minibatches import Forward, critic_batch, policy_batch
-from rlstack.stages.composing import composed_values
 from rlstack.types import Candidates
 
 VOCABULARY, LENGTH, PROMPTS, SAMPLES = 4, 8, 4, 8

@@ -25,7 +25,7 @@ import yaml
 
 import conf
 from rewards.registry import register
-from rlstack.stages.demo_words import true_reward
+from rlstack.commands.demo_words import true_reward
 from rlstack.types import RewardRequest
 
 SEEDS = 5
@@ -38,7 +38,7 @@ REPLACED = ("algorithm=", "reward", "data.prompts_per_step=", "checkpoint.", "ev
 CHANGED = (
     "algorithm.kl.coef=0.02",
     "reward.components=[{name: mistaken_in_the_middle}, {name: asked_words, weight: 0}]",
-    f"reward.plugins=[rlstack.stages.demo_words, {Path(__file__).resolve()}]",
+    f"reward.plugins=[rlstack.commands.demo_words, {Path(__file__).resolve()}]",
     "data.prompts_per_step=4",
     "total_steps=40",
     "evaluation.every=20",

@@ -35,7 +35,7 @@ from benchmarks.limits import (
     requests,
     timed,
 )
-from rlstack.stages.demo_model import build_demo_model
+from rlstack.commands.demo_model import build_demo_model
 
 PHASES = (
     "reallocation",
@@ -63,11 +63,11 @@ def write_classifier(directory: Path, *, base: Path) -> None:
 
 def bench_stack(model: Path, classifier: Path, rows_file: Path) -> dict[str, float]:
     """Seconds of every phase of the real step on the real roles."""
+    from rlstack.commands.composing import composed_values
+    from rlstack.commands.rl_roles import launch_spec
     from rlstack.config.load import parse
     from rlstack.config.run import RLConfig
-    from rlstack.stages.composing import composed_values
-    from rlstack.stages.rl_roles import launch_spec
-    from workers.launch import launch
+    from workers.launch.launch import launch
 
     overrides = [
         "experiment=quickstart",

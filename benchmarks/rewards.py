@@ -13,10 +13,10 @@ from statistics import quantiles
 
 import psutil
 
-from rewards.math_answer import math_answer
+from rewards.shipped.math_answer import math_answer
 from rlstack.config.reward import RewardComponent, RewardConfig
 from rlstack.types import RewardRequest
-from workers.scorer import ScorerPool
+from workers.scoring.pool import ScorerPool
 
 NUM_CHECKS = 2_000
 NUM_MEMORY = 10_000

@@ -30,20 +30,20 @@ from benchmarks.limits import (
     memcpy_gib_per_s,
     requests,
 )
-from rlstack.stages.demo_model import build_demo_model
+from rlstack.commands.demo_model import build_demo_model
 
 
 def bench_stack(model: Path, rows_file: Path) -> dict[str, float]:
     """The real step on the real roles, phase by phase."""
     from rlstack.algorithms.catalog import estimate_advantages
     from rlstack.batch import collate
+    from rlstack.commands.composing import composed_values
+    from rlstack.commands.rl_roles import launch_spec
     from rlstack.config.load import parse
     from rlstack.config.run import RLConfig
     from rlstack.minibatches import Forward, policy_batch
-    from rlstack.stages.composing import composed_values
-    from rlstack.stages.rl_roles import launch_spec
     from rlstack.types import Phase
-    from workers.launch import launch
+    from workers.launch.launch import launch
 
     overrides = [
         "experiment=quickstart",

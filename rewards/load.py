@@ -4,8 +4,8 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewards.compose import ComposedReward, bind_row_reward, compose
-from rewards.composition import Component
+from rewards.combination import Component
+from rewards.composed_reward import ComposedReward, bind_row_reward, compose
 from rewards.registry import ROW, load_plugin, required_modules
 
 _BUILTIN = "rewards.builtin"

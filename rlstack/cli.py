@@ -1,7 +1,6 @@
 """The `rlstack` command: every stage is a Hydra app behind one entry point.
 
-The composition root: with `rlstack.stages` and `rlstack.rewards_command`, the only module of the
-core that imports `workers`.
+With `rlstack.commands` the composition root: the only modules of the core that know `workers`.
 """
 
 import errno
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import hydra
 from omegaconf import DictConfig
 
-from rlstack.command_line import (
+from rlstack.commands.command_line import (
     Completion,
     completion,
     hydra_arguments,
@@ -44,7 +43,7 @@ from rlstack.errors import (
 from rlstack.quick_imports import quick_imports
 
 if TYPE_CHECKING:
-    from rlstack.stages.progress import Summary
+    from rlstack.run.progress import Summary
 
 USAGE = """rlstack: reinforcement-learning post-training of language models
 
@@ -177,38 +176,38 @@ def _run_stage(name: str, config: Any) -> bool:
     """Whether the stage came to its end; False: it was stopped, and can be continued."""
     _need_runtime()
     with quick_imports():
-        importlib.import_module(f"rlstack.stages.{'evaluate' if name == 'eval' else name}")
+        importlib.import_module(f"rlstack.commands.{'evaluate' if name == 'eval' else name}")
     match name:
         case "rl":
-            from rlstack.stages import rl
+            from rlstack.commands import rl
 
             summary = rl.run(config)
             print(f"report: {summary.report}")
             return not summary.stopped_early
         case "sft":
-            from rlstack.stages import sft
+            from rlstack.commands import sft
 
             return _print_model(sft.run(config))
         case "reward_model":
-            from rlstack.stages import reward_model
+            from rlstack.commands import reward_model
 
             return _print_model(reward_model.run(config))
         case "dpo":
-            from rlstack.stages import dpo
+            from rlstack.commands import dpo
 
             return _print_model(dpo.run(config))
         case "rejection_sampling":
-            from rlstack.stages import rejection_sampling
+            from rlstack.commands import rejection_sampling
 
             return _print_model(rejection_sampling.run(config))
         case "eval":
-            from rlstack.stages import evaluate
+            from rlstack.commands import evaluate
 
             for key, value in evaluate.run(config).items():
                 print(f"{key}: {value:.4f}")
             return True
         case "pipeline":
-            from rlstack.stages import pipeline
+            from rlstack.commands import pipeline
 
             return pipeline.run(config, schemas=SCHEMAS, run_stage=_run_stage)
         case _:
@@ -228,13 +227,13 @@ def _quickstart(arguments: list[str]) -> None:
         print("usage: rlstack quickstart [key=value ...], overrides of its rl part (rlstack rl -h)")
         return
     _need_runtime()
-    from rlstack.stages import quickstart
+    from rlstack.commands import quickstart
 
     quickstart.run(arguments)
 
 
 def _merge(arguments: list[str]) -> None:
-    from rlstack import merge_command
+    from rlstack.commands import merge as merge_command
 
     print(f"model: {merge_command.run(arguments)}")
 
@@ -246,7 +245,7 @@ def _report(arguments: list[str]) -> None:
         return
     if len(arguments) != 1:
         _fail(usage)
-    from rlstack.report import write_report
+    from rlstack.run.report import write_report
 
     print(write_report(Path(arguments[0])))
 
@@ -255,13 +254,13 @@ def _algorithms(arguments: list[str]) -> None:
     if arguments:
         print("usage: rlstack algorithms")
         return
-    from rlstack.catalog_page import catalog_page
+    from rlstack.commands.algorithms import catalog_page
 
     print(catalog_page(), end="")
 
 
 def _rewards(arguments: list[str]) -> None:
-    from rlstack import rewards_command
+    from rlstack.commands.rewards import command as rewards_command
 
     rewards_command.run(arguments)
 

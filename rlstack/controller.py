@@ -41,8 +41,8 @@ from rlstack.protocols import (
     RolloutEngines,
     Scorer,
 )
+from rlstack.run.timeline import Timeline
 from rlstack.seeds import Domain, derived_seed
-from rlstack.timeline import Timeline
 from rlstack.types import (
     GenerationRequest,
     Group,

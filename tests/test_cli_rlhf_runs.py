@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rewards.test_preference_model import write_reward_model
+from tests.rewards.models.test_preference_model import write_reward_model
 from tests.test_cli_runs import OVERRIDES, finish, logged_steps, model, start
 
 __all__ = ["model"]

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from rlstack.commands.rl_roles import chosen_filtration
 from rlstack.config.load import parse
 from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles, StepResult
 from rlstack.data.dataset import Dataset, SkipReport, Source
 from rlstack.data.sampler import PromptSampler
 from rlstack.errors import RewardError
-from rlstack.stages.rl_roles import chosen_filtration
-from rlstack.timeline import Timeline
+from rlstack.run.timeline import Timeline
 from rlstack.types import (
     GenerationRequest,
     Prompt,

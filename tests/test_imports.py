@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNTIME = ("ray", "vllm", "deepspeed", "transformers", "datasets", "reasoning_gym", "pyarrow")
-COMPOSITION_ROOTS = ("rlstack/cli.py", "rlstack/stages/")
+COMPOSITION_ROOTS = ("rlstack/cli.py", "rlstack/commands/")
 """The only files of the core that may know the runtime."""
 PROGRAMS = "rewards/sandbox/inside/"
 """Not modules: what runs in the sandbox, started by path."""

@@ -9,12 +9,12 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from rewards.compose import Component
+from rewards.composed_reward import Component
 from rewards.load import RewardSpec, load_reward
+from rlstack.commands.merge import chosen_method, parser
+from rlstack.commands.pipeline import prepare
 from rlstack.config.load import parse
 from rlstack.config.pipeline import PipelineConfig
-from rlstack.merge_command import chosen_method, parser
-from rlstack.stages.pipeline import prepare
 from rlstack.types import RewardRequest
 from tests.config.test_load import APPS, SCHEMAS, composed
 

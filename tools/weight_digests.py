@@ -68,7 +68,7 @@ ROUNDS = [
     *SAMPLED,
     f"data.eval=[{TASK % (6, 2)}]",
     "data.prompts_per_step=4",
-    "data.prompts_per_round=8",
+    "prompts_per_round=8",
     "rounds=2",
     "evaluation.every=2",
     "data.shuffle=true",
@@ -114,7 +114,14 @@ RUNS: dict[str, list[str]] = {
         "trainer.max_tokens_per_microbatch=150",
     ],
     "dpo_pairs": ["dpo", *COMMON, *PAIRS, "objective=dpo"],
-    "kto_pairs": ["dpo", *COMMON, *PAIRS, "objective=kto"],
+    "kto_labels": [
+        "dpo",
+        *COMMON,
+        *PAIRS,
+        "objective=kto",
+        "data.train=[{type: file, path: judged.jsonl}]",
+        "data.eval=[]",
+    ],
     "dpo_rounds": ["dpo", *ROUNDS, "objective=ipo"],
     "rejection_sampling": ["rejection_sampling", *ROUNDS, "keep.min_reward=0.2"],
 }
@@ -159,6 +166,12 @@ def prepare(folder: Path) -> None:
         for number in range(16)
     ]
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    judged = [
+        {"prompt": pair["prompt"], "response": pair[name], "label": name == "chosen"}
+        for pair in pairs
+        for name in ("chosen", "rejected")
+    ]
+    (folder / "judged.jsonl").write_text("\n".join(map(json.dumps, judged)))
     conversations = [
         [
             {"role": "user", "content": f"What is {number} and 1?"},

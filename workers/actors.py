@@ -9,17 +9,19 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from torch import Tensor
 
 from rlstack.batch import CriticBatch, PairBatch, PolicyBatch, SelectableRows, SFTBatch, TokenBatch
+from rlstack.batches.preference_reference import JudgedPreferenceBatch, PreferenceBatch
 from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.config.critic import CriticConfig
 from rlstack.config.preference import KTOObjective, PairObjective
 from rlstack.config.reward_model import RewardLossConfig
 from rlstack.metrics import Metrics
 from rlstack.planning.phases import Transport
-from rlstack.preference_batch import JudgedPreferenceBatch, PreferenceBatch
 from rlstack.quick_imports import quick_imports
 from rlstack.types import SamplingSettings
 from workers.specs import (
@@ -27,6 +29,7 @@ from workers.specs import (
     EngineSpec,
     EngineState,
     ReferenceSpec,
+    RewardModelSpec,
     SendReport,
     TokenRequest,
     TrainerSpec,
@@ -49,7 +52,7 @@ class _MeetingActor:
 
 
 class _TrainerActor(_MeetingActor):
-    """What every `workers.trainer.TrainerRank` does, as an actor."""
+    """What every `workers.ranks.trainer.TrainerRank` does, as an actor."""
 
     def visible_device(self) -> str:
         return self.rank.visible_device()
@@ -77,19 +80,19 @@ class _TrainerActor(_MeetingActor):
 
 
 class PolicyActor(_TrainerActor):
-    """`workers.policy.PolicyRank` as an actor."""
+    """`workers.ranks.policy.PolicyRank` as an actor."""
 
     def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
         with quick_imports():
-            from workers.policy import PolicyRank
-            from workers.preference_learning import PreferenceLearning
+            from workers.ranks.policy import PolicyRank
+            from workers.ranks.preferences import PreferenceLearning
 
         self.rank = PolicyRank(spec, rank=rank)
         self.preferences = PreferenceLearning(self.rank)
         if spec.feeds_engines:
             # It takes seconds, and the engines are not there yet.
             with quick_imports():
-                importlib.import_module("workers.weight_sender")
+                importlib.import_module("workers.transfer.sender")
 
     def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         return self.rank.logprobs(batch)
@@ -131,11 +134,11 @@ class PolicyActor(_TrainerActor):
 
 
 class CriticActor(_TrainerActor):
-    """`workers.critic.CriticRank` as an actor."""
+    """`workers.ranks.critic.CriticRank` as an actor."""
 
     def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
         with quick_imports():
-            from workers.critic import CriticRank
+            from workers.ranks.critic import CriticRank
 
         self.rank = CriticRank(spec, rank=rank)
 
@@ -147,11 +150,11 @@ class CriticActor(_TrainerActor):
 
 
 class RewardTrainerActor(_TrainerActor):
-    """`workers.reward_trainer.RewardModelRank` as an actor."""
+    """`workers.ranks.reward_trainer.RewardModelRank` as an actor."""
 
     def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
         with quick_imports():
-            from workers.reward_trainer import RewardModelRank
+            from workers.ranks.reward_trainer import RewardModelRank
 
         self.rank = RewardModelRank(spec, rank=rank)
 
@@ -163,11 +166,11 @@ class RewardTrainerActor(_TrainerActor):
 
 
 class ReferenceActor:
-    """`workers.reference.ReferenceRank` as an actor."""
+    """`workers.ranks.reference.ReferenceRank` as an actor."""
 
     def __init__(self, spec: ReferenceSpec, *, rank: int) -> None:
         with quick_imports():
-            from workers.reference import ReferenceRank
+            from workers.ranks.reference import ReferenceRank
 
         self.rank = ReferenceRank(spec, rank=rank)
 
@@ -179,11 +182,11 @@ class ReferenceActor:
 
 
 class ShardedReferenceActor(_MeetingActor):
-    """`workers.sharded_reference.ShardedReferenceRank` as an actor."""
+    """`workers.ranks.sharded_reference.ShardedReferenceRank` as an actor."""
 
     def __init__(self, spec: ReferenceSpec, *, rank: int) -> None:
         with quick_imports():
-            from workers.sharded_reference import ShardedReferenceRank
+            from workers.ranks.sharded_reference import ShardedReferenceRank
 
         self.rank = ShardedReferenceRank(spec, rank=rank)
 
@@ -191,12 +194,41 @@ class ShardedReferenceActor(_MeetingActor):
         return self.rank.logprobs(batch)
 
 
+class RewardModelActor:
+    """`workers.ranks.reward_model.RewardModelRank` as an actor."""
+
+    def __init__(self, spec: RewardModelSpec, *, rank: int) -> None:
+        with quick_imports():
+            from workers.ranks.reward_model import RewardModelRank
+
+        self.rank = RewardModelRank(spec, rank=rank)
+
+    def start(self) -> None:
+        self.rank.start()
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float64]:
+        return self.rank.score(prompts, responses)
+
+
+class ShardedRewardModelActor(_MeetingActor):
+    """`workers.ranks.reward_model.ShardedRewardModelRank` as an actor."""
+
+    def __init__(self, spec: RewardModelSpec, *, rank: int) -> None:
+        with quick_imports():
+            from workers.ranks.reward_model import ShardedRewardModelRank
+
+        self.rank = ShardedRewardModelRank(spec, rank=rank)
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float64]:
+        return self.rank.score(prompts, responses)
+
+
 class EngineActor:
-    """`workers.rollout.RolloutEngine` as an actor."""
+    """`workers.engine.engine.RolloutEngine` as an actor."""
 
     def __init__(self, spec: EngineSpec) -> None:
         with quick_imports():
-            from workers.rollout import RolloutEngine
+            from workers.engine.engine import RolloutEngine
 
         self.engine = RolloutEngine(spec)
 

@@ -1,6 +1,7 @@
 """What trainer and engine actors are told and what they report; no heavy library is imported."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,21 @@ class ReferenceSpec(RankSpec):
     """What every rank of the reference is told."""
 
     role: FrozenRole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardModelSpec:
+    """What every rank of the reward models is told; fields as in `SequenceScorer`."""
+
+    checkpoints: tuple[str, ...]
+    max_tokens: int
+    max_tokens_per_batch: int
+    dtype: str
+    special_tokens: Literal["end", "tokenizer"] = "end"
+    zero_stage: Literal[0, 3] = 0
+    device: str = "cpu"
+    num_ranks: int = 1
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

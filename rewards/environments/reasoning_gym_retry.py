@@ -6,8 +6,8 @@ from typing import Annotated
 from pydantic import Field
 
 from rewards.environments.registry import register_environment
-from rewards.extraction import last_match
-from rewards.reasoning_gym_task import METADATA_KEY, verifier
+from rewards.shipped.extraction import last_match
+from rewards.shipped.reasoning_gym_task import METADATA_KEY, verifier
 from rlstack.errors import RewardError
 from rlstack.types import Task, Turn
 

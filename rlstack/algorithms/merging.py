@@ -2,7 +2,8 @@
 
 Each method takes the same tensor of several models and returns the merged one in their dtype,
 computed in float32 at least. Methods on task vectors (model minus base) take the base as well.
-`merged` runs a method over a stream of named tensors; `rlstack.merge_files` does so on disk.
+`merged` runs a method over a stream of named tensors; `rlstack.commands.merge_files` does so on
+disk.
 """
 
 import hashlib

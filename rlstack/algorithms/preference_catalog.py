@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rlstack.algorithms import preference_losses
 from rlstack.algorithms.preference_losses import PreferenceLoss, row_mean, sequence_logprobs
+from rlstack.batches.preference_reference import JudgedPreferenceBatch, PreferenceBatch
 from rlstack.config.preference import (
     DPOObjective,
     IPOObjective,
@@ -17,7 +18,6 @@ from rlstack.config.preference import (
     SimPOObjective,
 )
 from rlstack.metrics import Metrics
-from rlstack.preference_batch import JudgedPreferenceBatch, PreferenceBatch
 
 Prefix = Literal["preference", "eval"]
 

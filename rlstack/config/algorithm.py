@@ -250,7 +250,7 @@ class RewardShapingConfig(Frozen):
 
 
 class FiltrationConfig(Frozen):
-    """Which of the sampled rollouts are trained on; see `rewards.filtration`."""
+    """Which rollouts are trained on; see `rlstack.algorithms.filtration_policies`."""
 
     name: str
     params: dict[str, Any]

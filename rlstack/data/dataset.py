@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,11 @@ from rlstack.config.data import DataConfig, SourceConfig
 from rlstack.data.rendering import render_prompt
 from rlstack.data.schemas import RowKind
 from rlstack.data.sources import BadRow, LocatedExample, read_examples, source_name
+from rlstack.data.tokenizer import Tokenizer
 from rlstack.data.turns import encode_turn
 from rlstack.data.values import RowError
 from rlstack.errors import DataError
 from rlstack.types import Example, Prompt
-
-if TYPE_CHECKING:  # rlstack.protocols imports torch
-    from rlstack.protocols import Tokenizer
 
 SHOWN_ROWS = 20
 """Bad rows that a message spells out; the others are counted."""
@@ -95,7 +93,7 @@ class Dataset(Generic[SampleT_co]):
 
 
 def load_prompts(
-    sources: Sequence[SourceConfig], tokenizer: "Tokenizer", *, config: DataConfig
+    sources: Sequence[SourceConfig], tokenizer: Tokenizer, *, config: DataConfig
 ) -> Dataset[Prompt]:
     """Read, render and tokenize the prompts of `sources` (`config.train` or `config.eval`).
 
@@ -109,7 +107,7 @@ def load_prompts(
     return load_samples(sources, build, config=config)
 
 
-def checked_prompt(example: Example, tokenizer: "Tokenizer", config: DataConfig) -> Prompt:
+def checked_prompt(example: Example, tokenizer: Tokenizer, config: DataConfig) -> Prompt:
     """The prompt of a row, rendered, if it is not too long."""
     prompt = render_prompt(example, tokenizer=tokenizer, system_prompt=config.system_prompt)
     check_prompt_length(len(prompt.token_ids), config)
@@ -129,7 +127,7 @@ def check_prompt_length(num_tokens: int, config: DataConfig) -> None:
 def checked_turn(
     prompt: Prompt,
     response: str,
-    tokenizer: "Tokenizer",
+    tokenizer: Tokenizer,
     *,
     max_tokens: int,
     name: str = "response",

@@ -1,7 +1,7 @@
 """Configured sources to datasets of demonstrations, for supervised training."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -13,17 +13,15 @@ from rlstack.data.dataset import (
     checked_turn,
     load_samples,
 )
+from rlstack.data.tokenizer import Tokenizer
 from rlstack.data.turns import encode_earlier_turns
 from rlstack.data.values import RowError
 from rlstack.types import Demonstration, Example
 
-if TYPE_CHECKING:  # rlstack.protocols imports torch
-    from rlstack.protocols import Tokenizer
-
 
 def load_demonstrations(
     sources: Sequence[SourceConfig],
-    tokenizer: "Tokenizer",
+    tokenizer: Tokenizer,
     *,
     config: DataConfig,
     max_response_tokens: int,

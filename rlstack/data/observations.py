@@ -7,17 +7,14 @@ the opening of the next turn) is what follows the sampled tokens.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlstack.data.rendering import render_prompt
+from rlstack.data.tokenizer import Tokenizer
 from rlstack.errors import DataError
 from rlstack.types import Example, Message, Prompt, Turn
-
-if TYPE_CHECKING:  # rlstack.protocols imports torch
-    from rlstack.protocols import Tokenizer
 
 _STAND_IN = "stand-in for an action"
 
@@ -26,7 +23,7 @@ class TurnRenderer:
     """Observations as token ids, for one tokenizer."""
 
     def __init__(
-        self, tokenizer: "Tokenizer", *, max_prompt_tokens: int, max_observation_tokens: int
+        self, tokenizer: Tokenizer, *, max_prompt_tokens: int, max_observation_tokens: int
     ) -> None:
         """Find out whether the chat template knows the role `tool`.
 

@@ -1,7 +1,6 @@
 """Configured sources to datasets of preference pairs or judged responses."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,16 +8,14 @@ from numpy.typing import NDArray
 from rlstack.config.data import DataConfig, SourceConfig
 from rlstack.data.dataset import Dataset, checked_prompt, checked_turn, load_samples
 from rlstack.data.schemas import RowKind
+from rlstack.data.tokenizer import Tokenizer
 from rlstack.data.values import RowError, show
 from rlstack.types import Example, JudgedResponse, PreferencePair, Prompt
-
-if TYPE_CHECKING:  # rlstack.protocols imports torch
-    from rlstack.protocols import Tokenizer
 
 
 def load_preferences(
     sources: Sequence[SourceConfig],
-    tokenizer: "Tokenizer",
+    tokenizer: Tokenizer,
     *,
     config: DataConfig,
     max_response_tokens: int,
@@ -68,7 +65,7 @@ def load_preferences(
 
 def load_judged_responses(
     sources: Sequence[SourceConfig],
-    tokenizer: "Tokenizer",
+    tokenizer: Tokenizer,
     *,
     config: DataConfig,
     max_response_tokens: int,
@@ -106,7 +103,7 @@ def load_judged_responses(
 def _turn(
     prompt: Prompt,
     response: str,
-    tokenizer: "Tokenizer",
+    tokenizer: Tokenizer,
     max_tokens: int,
     *,
     name: str = "response",

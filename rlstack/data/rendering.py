@@ -1,17 +1,13 @@
 """Examples to prompts: the system prompt, the chat template and their tokens."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from rlstack.data.tokenizer import Tokenizer
 from rlstack.data.values import RowError
 from rlstack.types import Example, Message, Prompt
 
-if TYPE_CHECKING:  # rlstack.protocols imports torch
-    from rlstack.protocols import Tokenizer
 
-
-def render_prompt(example: Example, *, tokenizer: "Tokenizer", system_prompt: str | None) -> Prompt:
+def render_prompt(example: Example, *, tokenizer: Tokenizer, system_prompt: str | None) -> Prompt:
     """Render and tokenize.
 
     Messages go through the chat template, which writes its own special tokens, so the tokenizer
@@ -62,7 +58,7 @@ def _with_system(messages: tuple[Message, ...], system_prompt: str | None) -> tu
 
 
 def apply_template(
-    messages: tuple[Message, ...], tokenizer: "Tokenizer", *, add_generation_prompt: bool
+    messages: tuple[Message, ...], tokenizer: Tokenizer, *, add_generation_prompt: bool
 ) -> str:
     """The conversation as text.
 

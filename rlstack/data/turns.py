@@ -7,17 +7,14 @@ ones once the turn follows, the turn is tokenized by itself.
 """
 
 import re
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlstack.data.rendering import apply_template
+from rlstack.data.tokenizer import Tokenizer
 from rlstack.data.values import RowError, show
 from rlstack.types import Message, Prompt
-
-if TYPE_CHECKING:  # rlstack.protocols imports torch
-    from rlstack.protocols import Tokenizer
 
 PROBE = "rlstack"
 """Stands for a response, to see what the template writes around one."""
@@ -25,7 +22,7 @@ GENERATION_MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 """Templates may mark what the assistant writes; transformers then makes the mask."""
 
 
-def encode_turn(prompt: Prompt, response: str, *, tokenizer: "Tokenizer") -> NDArray[np.int64]:
+def encode_turn(prompt: Prompt, response: str, *, tokenizer: Tokenizer) -> NDArray[np.int64]:
     """int64 [R]: the response behind its prompt, the end of the turn and of the sequence included.
 
     Raises:
@@ -47,7 +44,7 @@ def encode_turn(prompt: Prompt, response: str, *, tokenizer: "Tokenizer") -> NDA
 
 
 def encode_earlier_turns(
-    prompt: Prompt, *, tokenizer: "Tokenizer"
+    prompt: Prompt, *, tokenizer: Tokenizer
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Tokens of the prompt, int64 [P], and bool [P]: True on what the assistant wrote in it.
 
@@ -64,7 +61,7 @@ def encode_earlier_turns(
     return (prompt.token_ids, mask) if mask is not None else _piecewise(prompt, spans, tokenizer)
 
 
-def _around(prompt: Prompt, tokenizer: "Tokenizer") -> tuple[str, str]:
+def _around(prompt: Prompt, tokenizer: Tokenizer) -> tuple[str, str]:
     """Space that the template puts before a response, and the word that it puts after it."""
     probe = Message(role="assistant", content=PROBE)
     text = apply_template((*prompt.messages, probe), tokenizer, add_generation_prompt=False)
@@ -74,7 +71,7 @@ def _around(prompt: Prompt, tokenizer: "Tokenizer") -> tuple[str, str]:
     return lead if not lead.strip() else "", words[0] if words else ""
 
 
-def _spans(prompt: Prompt, tokenizer: "Tokenizer") -> list[tuple[int, int]]:
+def _spans(prompt: Prompt, tokenizer: Tokenizer) -> list[tuple[int, int]]:
     """Where in the prompt's text each turn of the assistant starts and ends."""
     _, ending = _around(prompt, tokenizer)
     spans: list[tuple[int, int]] = []
@@ -104,7 +101,7 @@ def _spans(prompt: Prompt, tokenizer: "Tokenizer") -> list[tuple[int, int]]:
 
 
 def _mask(
-    prompt: Prompt, spans: list[tuple[int, int]], tokenizer: "Tokenizer"
+    prompt: Prompt, spans: list[tuple[int, int]], tokenizer: Tokenizer
 ) -> NDArray[np.bool_] | None:
     """True on the tokens inside `spans`; None if a token lies across the edge of one."""
     if not tokenizer.is_fast:
@@ -121,7 +118,7 @@ def _mask(
 
 
 def _piecewise(
-    prompt: Prompt, spans: list[tuple[int, int]], tokenizer: "Tokenizer"
+    prompt: Prompt, spans: list[tuple[int, int]], tokenizer: Tokenizer
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Every turn, and what lies between, tokenized by itself."""
     token_ids: list[int] = []
@@ -136,7 +133,7 @@ def _piecewise(
     return np.array(token_ids, dtype=np.int64), np.array(mask, dtype=np.bool_)
 
 
-def _marked(prompt: Prompt, tokenizer: "Tokenizer") -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _marked(prompt: Prompt, tokenizer: Tokenizer) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """The template's own marks; an end of sequence right after one belongs to it."""
     encoded = tokenizer.apply_chat_template(
         [{"role": message.role, "content": message.content} for message in prompt.messages],

@@ -13,14 +13,14 @@ from torch import Tensor
 from rlstack.algorithms import preference_losses
 from rlstack.algorithms.preference_catalog import judged_loss, preference_loss
 from rlstack.batch import collate_pairs
-from rlstack.config.preference import KTOObjective, ObjectiveConfig, needs_reference
-from rlstack.metrics import merge
-from rlstack.preference_batch import (
+from rlstack.batches.preference_reference import (
     JudgedPreferenceBatch,
     PreferenceBatch,
     judged_with_reference,
     with_reference,
 )
+from rlstack.config.preference import KTOObjective, ObjectiveConfig, needs_reference
+from rlstack.metrics import merge
 from rlstack.types import JudgedResponse, PreferencePair
 
 CONF = Path(__file__).parents[2] / "conf" / "objective"

@@ -9,7 +9,7 @@ from rlstack.data.dataset import load_prompts
 from rlstack.errors import DataError
 
 if TYPE_CHECKING:
-    from rlstack.protocols import Tokenizer
+    from rlstack.data.tokenizer import Tokenizer
 
 MakeConfig = Callable[..., DataConfig]
 WriteJsonl = Callable[..., Path]

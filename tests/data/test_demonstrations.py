@@ -11,7 +11,7 @@ from rlstack.errors import DataError
 from rlstack.types import Demonstration
 
 if TYPE_CHECKING:
-    from rlstack.protocols import Tokenizer
+    from rlstack.data.tokenizer import Tokenizer
 
 MakeConfig = Callable[..., DataConfig]
 WriteJsonl = Callable[..., Path]

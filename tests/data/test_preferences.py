@@ -11,7 +11,7 @@ from rlstack.data.preferences import load_judged_responses, load_preferences
 from rlstack.errors import DataError
 
 if TYPE_CHECKING:
-    from rlstack.protocols import Tokenizer
+    from rlstack.data.tokenizer import Tokenizer
 
 MakeConfig = Callable[..., DataConfig]
 WriteJsonl = Callable[..., Path]

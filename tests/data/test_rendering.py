@@ -13,7 +13,7 @@ from rlstack.data.values import RowError
 from rlstack.types import Example, Message
 
 if TYPE_CHECKING:
-    from rlstack.protocols import Tokenizer
+    from rlstack.data.tokenizer import Tokenizer
 
 BOS = 1
 USER = Message(role="user", content="hi")

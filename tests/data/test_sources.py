@@ -279,7 +279,7 @@ def test_source_names() -> None:
 def test_the_data_layer_imports_without_torch_and_optional_libraries() -> None:
     code = (
         "import sys\n"
-        "import rlstack.data.dataset, rlstack.data.packing, rlstack.data.sampler\n"
+        "import rlstack.data.dataset, rlstack.data.microbatches, rlstack.data.sampler\n"
         "heavy = {'torch', 'transformers', 'datasets', 'pyarrow', 'reasoning_gym', 'jinja2'}\n"
         "sys.exit(', '.join(heavy & sys.modules.keys()) or None)"
     )

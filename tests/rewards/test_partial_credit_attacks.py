@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rewards.code import Code
+from rewards.shipped.code import Code
 from rlstack.types import RewardRequest
 
 TESTS = """

@@ -21,9 +21,9 @@ from rlstack.config.rollout import RolloutConfig
 from rlstack.config.trainer import ScheduleConfig, TrainerConfig
 from rlstack.types import GenerationRequest, Prompt, Rollout, SamplingSettings
 from tests.tiny_model import write_tiny_model
-from workers.environments import EnvironmentPool
-from workers.launch import Roles, launch
-from workers.launch_spec import LaunchSpec
+from workers.environments.pool import EnvironmentPool
+from workers.launch.launch import Roles, launch
+from workers.launch.spec import LaunchSpec
 from workers.specs import FrozenRole, TrainedRole
 
 MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS = 32, 24

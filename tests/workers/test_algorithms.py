@@ -11,14 +11,14 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM
 
+from rlstack.commands.rl_roles import chosen_filtration
 from rlstack.config.load import parse
 from rlstack.config.reward import RewardComponent, RewardConfig
 from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles
 from rlstack.data.dataset import Dataset, SkipReport, Source
 from rlstack.data.sampler import PromptSampler
-from rlstack.stages.rl_roles import chosen_filtration
-from rlstack.timeline import Timeline
+from rlstack.run.timeline import Timeline
 from tests.config.test_load import CONF, TEACHER, rl_values
 from tests.workers.conftest import (
     MAX_RESPONSE_TOKENS,
@@ -30,8 +30,8 @@ from tests.workers.conftest import (
     running_stack,
     trainer_config,
 )
-from workers.group import ReferenceGroup
-from workers.scorer import ScorerPool
+from workers.groups.ranks import ReferenceGroup
+from workers.scoring.pool import ScorerPool
 from workers.specs import TrainedRole
 
 pytestmark = [pytest.mark.real_stack, pytest.mark.timeout(300)]

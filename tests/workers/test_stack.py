@@ -40,7 +40,7 @@ from tests.workers.conftest import (
     make_requests,
     running_stack,
 )
-from workers.episodes import EpisodeEngines
+from workers.groups.episodes import EpisodeEngines
 
 pytestmark = [pytest.mark.real_stack, pytest.mark.timeout(600)]
 
@@ -82,7 +82,7 @@ def stack(request: pytest.FixtureRequest, tied_model: Path, untied_model: Path) 
     )
     with pytest.MonkeyPatch.context() as patch:
         # Gloo is chosen where engines are on other nodes; it works on one just as well.
-        patch.setattr("workers.launch.choose_transport", lambda **_: layout.transport)
+        patch.setattr("workers.launch.launch.choose_transport", lambda **_: layout.transport)
         yield from running_stack(spec)
 
 

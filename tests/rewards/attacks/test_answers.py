@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from rewards.math_answer import math_answer
+from rewards.shipped.math_answer import math_answer
 from rlstack.types import RewardRequest
 from tests.rewards.attacks.answers import ATTACKS, Attack
 
@@ -39,7 +39,7 @@ def test_all_of_them_fit_into_one_process_with_little_memory() -> None:
     program = (
         "import resource\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"
-        "from rewards.math_answer import math_answer\n"
+        "from rewards.shipped.math_answer import math_answer\n"
         "from rlstack.types import RewardRequest\n"
         "from tests.rewards.attacks.answers import ATTACKS\n"
         "for a in ATTACKS:\n"

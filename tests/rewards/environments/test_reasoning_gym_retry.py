@@ -2,7 +2,7 @@ import pytest
 import reasoning_gym
 
 from rewards.environments.registry import build
-from rewards.reasoning_gym_task import METADATA_KEY
+from rewards.shipped.reasoning_gym_task import METADATA_KEY
 from rlstack.errors import RewardError
 from rlstack.types import Task
 

@@ -1,0 +1,1 @@
+"""Reward models, and what is made of their scores."""

@@ -1,0 +1,1 @@
+"""What the supervised and preference commands train on."""

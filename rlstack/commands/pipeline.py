@@ -1,0 +1,154 @@
+"""`rlstack pipeline`: several commands as one run that can be interrupted and continued.
+
+Every stage is composed and checked before the first one starts.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+
+from rlstack.commands import merge as merge_command
+from rlstack.commands.command_line import hydra_arguments
+from rlstack.commands.composing import composed_values
+from rlstack.commands.pipeline_plan import Action, PlannedStage, finish, plan, start
+from rlstack.config.base import RunSchema
+from rlstack.config.load import dump, parse
+from rlstack.config.pipeline import MODEL_FOLDER, PipelineConfig, StageConfig
+from rlstack.errors import ConfigError, WorkerError
+
+RunStage = Callable[[str, Any], bool]
+"""Command and configuration -> whether it came to its end; False: it was stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyStage:
+    """A stage, and what carries it out; it is told whether to resume."""
+
+    planned: PlannedStage
+    run: Callable[[bool], bool]
+
+
+def run(
+    config: PipelineConfig, *, schemas: Mapping[str, type[RunSchema]], run_stage: RunStage
+) -> bool:
+    """Run what is not done yet; whether everything is done now.
+
+    Raises:
+        ConfigError: naming everything that is wrong with any stage, before one has started.
+    """
+    ready = prepare(config, schemas=schemas, run_stage=run_stage)
+    actions = plan([stage.planned for stage in ready])
+    run_dir = Path(config.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.yaml").write_text(dump(config))
+    for number, (stage, action) in enumerate(zip(ready, actions, strict=True), 1):
+        planned = stage.planned
+        title = f"pipeline {number}/{len(ready)}: {planned.name} ({planned.command})"
+        print(f"{title}: {'done already' if action is Action.SKIP else action}", flush=True)
+        if action is Action.SKIP:
+            continue
+        if action is Action.START:
+            start(planned)
+        if not stage.run(action is Action.RESUME):
+            print(f"pipeline stopped; continue with rlstack pipeline resume={run_dir}", flush=True)
+            return False
+        finish(planned)
+    return True
+
+
+def prepare(
+    config: PipelineConfig, *, schemas: Mapping[str, type[RunSchema]], run_stage: RunStage
+) -> list[ReadyStage]:
+    """Every stage with its whole configuration.
+
+    Raises:
+        ConfigError: with the problems of all stages.
+    """
+    ready: list[ReadyStage] = []
+    problems: list[str] = []
+    for stage in config.complete():
+        run_dir = Path(config.run_dir) / stage.name
+        try:
+            match stage.command:
+                case "merge":
+                    ready.append(_merge(stage, run_dir))
+                case "python":
+                    ready.append(_program(stage, run_dir))
+                case command if command in schemas:
+                    ready.append(_hydra_stage(config, stage, schemas[command], run_stage))
+                case command:
+                    known = ", ".join((*schemas, "merge", "python"))
+                    raise ConfigError(f"unknown command {command!r}; one of {known}")
+        except (ConfigError, HydraException) as error:
+            problems.append(f"stage {stage.name!r}: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return ready
+
+
+def _hydra_stage(
+    config: PipelineConfig, stage: StageConfig, schema: type[RunSchema], run_stage: RunStage
+) -> ReadyStage:
+    run_dir = Path(config.run_dir) / stage.name
+    own = hydra_arguments(list(stage.arguments), schema=schema)
+    shared = [f"seed={config.seed}"]
+    shared += [f"ray_address={config.ray_address}"] if config.ray_address else []
+    values = composed_values(stage.command, [*shared, *own, f"run_dir={run_dir}"])
+    fallback = composed_values(stage.command, [f"run_dir={run_dir}"])
+    parsed = parse(schema, values, fallback=fallback)
+
+    def carry_out(resume: bool) -> bool:
+        going_on = {"resume": str(run_dir)} if resume else {}
+        return run_stage(stage.command, parsed.model_copy(update=going_on))
+
+    planned = PlannedStage(
+        name=stage.name,
+        command=stage.command,
+        run_dir=run_dir,
+        configuration=parsed.model_dump(mode="json"),
+        resumable="resume" in schema.model_fields,
+    )
+    return ReadyStage(planned, carry_out)
+
+
+def _merge(stage: StageConfig, run_dir: Path) -> ReadyStage:
+    """`arguments` are those of `rlstack merge` after OUTPUT."""
+    arguments = [str(run_dir / MODEL_FOLDER), *stage.arguments]
+    merge_command.chosen_method(merge_command.parser().parse_args(arguments))
+
+    def carry_out(_: bool) -> bool:
+        merge_command.run(arguments)
+        return True
+
+    return ReadyStage(_with_arguments(stage, run_dir), carry_out)
+
+
+def _program(stage: StageConfig, run_dir: Path) -> ReadyStage:
+    """`arguments` are those of the Python interpreter: a file or -m MODULE, and what they take."""
+    if not stage.arguments:
+        raise ConfigError("nothing to run; arguments: [FILE.py, ...] or [-m, MODULE, ...]")
+
+    def carry_out(_: bool) -> bool:
+        status = subprocess.run([sys.executable, *stage.arguments], check=False).returncode
+        if status:
+            raise WorkerError(
+                f"stage {stage.name!r}: python {' '.join(stage.arguments)} ended with {status}"
+            )
+        return True
+
+    return ReadyStage(_with_arguments(stage, run_dir), carry_out)
+
+
+def _with_arguments(stage: StageConfig, run_dir: Path) -> PlannedStage:
+    return PlannedStage(
+        name=stage.name,
+        command=stage.command,
+        run_dir=run_dir,
+        configuration={"arguments": list(stage.arguments)},
+        resumable=False,
+    )

@@ -1,0 +1,121 @@
+"""`rlstack reward_model`: a model that scores responses, learned from preferences."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from rlstack.algorithms.preference_evaluation import (
+    PairScores,
+    held_out_metrics,
+    joined,
+    reliability,
+    score_by_length,
+)
+from rlstack.batch import PairBatch, collate_pairs
+from rlstack.commands import supervised
+from rlstack.commands.supervised import Learner, Stage
+from rlstack.config.reward_model import RewardLossConfig, RewardModelConfig
+from rlstack.data.dataset import Dataset
+from rlstack.data.features import feature_scale
+from rlstack.data.held_out import without_held_out
+from rlstack.data.preferences import load_preferences
+from rlstack.errors import DataError
+from rlstack.metrics import Metrics
+from rlstack.run.progress import Summary
+from rlstack.types import PreferencePair
+from workers.launch.launch import Roles
+from workers.launch.spec import LaunchSpec
+from workers.models.adapter_targets import check_adapters
+from workers.models.preflight import check_positions, check_scalar_model, load_tokenizer
+from workers.specs import TrainedRole
+
+
+def run(config: RewardModelConfig) -> Summary:
+    """Train; what was achieved. The model is in RUN_DIR/export."""
+    return asyncio.run(supervised.run(_prepare(config)))
+
+
+def _prepare(config: RewardModelConfig) -> Stage[PreferencePair, PairBatch]:
+    """Check and read everything, before any process starts."""
+    supervised.check_run_dir(config, command="reward_model")
+    check_scalar_model(config.model, key="model.path")
+    check_adapters(config.model, config.trainer.lora, key="trainer.lora")
+    check_positions(config.model, longest_row=config.longest_row)
+    tokenizer = load_tokenizer(config.model)
+    held_out, train = (
+        load_preferences(
+            sources, tokenizer, config=config.data, max_response_tokens=config.max_response_tokens
+        )
+        for sources in (config.data.eval, config.data.train)
+    )
+    train = without_held_out(train, held_out)
+    check_pairs(train, held_out, loss=config.loss)
+
+    def learner(roles: Roles) -> Learner[PreferencePair, PairBatch]:
+        trainer = roles.reward_trainer
+        assert trainer is not None
+        return Learner(
+            trainer=trainer,
+            collate=partial(collate_pairs, pad_token_id=tokenizer.pad_token_id),
+            update=lambda batch: trainer.update(batch, config.loss),
+            evaluate=trainer.scores,
+            summarize=partial(_summarize, run_dir=Path(config.run_dir)),
+        )
+
+    spec = LaunchSpec(
+        placement=config.placement,
+        model=config.model,
+        seed=config.seed,
+        reward_trainer=TrainedRole(
+            model=config.model,
+            trainer=config.trainer,
+            total_updates=config.num_steps(len(train.prompts)),
+            features=feature_scale(train.prompts),
+        ),
+        ray_address=config.ray_address,
+    )
+    return Stage(
+        command="reward_model",
+        config=config,
+        train=train,
+        held_out=held_out,
+        spec=spec,
+        learner=learner,
+    )
+
+
+def check_pairs(
+    train: Dataset[PreferencePair], held_out: Dataset[PreferencePair], *, loss: RewardLossConfig
+) -> None:
+    """What the loss and the held-out pairs need must be in the rows.
+
+    Raises:
+        DataError: if margins are asked for and there is none, or the features differ in number.
+    """
+    if loss.margin_scale and all(pair.margin is None for pair in train.prompts):
+        raise DataError(
+            "data.train: no row has a margin (column margin, or score_chosen and score_rejected), "
+            "but loss.margin_scale asks for them; add them or set loss.margin_scale=0"
+        )
+    if not held_out.prompts:
+        return
+    ours, theirs = (len(data.prompts[0].chosen_features) for data in (train, held_out))
+    if ours != theirs:
+        raise DataError(
+            f"data.eval: its rows have {theirs} features of each response, those of data.train "
+            f"have {ours}; give both the same ones"
+        )
+
+
+def _summarize(parts: Sequence[PairScores], *, run_dir: Path) -> Metrics:
+    """The metrics; and RUN_DIR/held_out.json, what the report draws of the latest evaluation."""
+    scores = joined(parts)
+    curves = {
+        "reliability": [asdict(part) for part in reliability(scores)],
+        "score_by_length": [asdict(part) for part in score_by_length(scores)],
+    }
+    (run_dir / "held_out.json").write_text(json.dumps(curves))
+    return held_out_metrics(scores)

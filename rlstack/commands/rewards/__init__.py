@@ -1,0 +1,1 @@
+"""`rlstack rewards`: list, test, new, serve, reliability."""

@@ -1,1 +1,0 @@
-"""The runnable stages behind the `rlstack` command."""

@@ -1,0 +1,196 @@
+"""Real environment processes running a plugin that misbehaves in every way one can."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rlstack.errors import EpisodeError, EpisodeTimeoutError, RewardError, WorkerError
+from rlstack.types import Task, Turn
+from tests.workers.conftest import environment_pool
+from workers.environments.pool import EnvironmentPool
+
+TIMEOUT_S = 1.5
+
+PLUGIN = """
+import asyncio, ctypes, os, random, sys, time
+from rewards.environments.registry import register_environment
+from rlstack.types import Task, Turn
+
+@register_environment("misbehave")
+class Misbehave:
+    def __init__(self, *, fails: bool = False) -> None:
+        if fails:
+            raise LookupError("no such file")
+
+    def reset(self, task: Task) -> str | None:
+        self.said = []
+        if task.prompt == "bad":
+            raise LookupError("no such row")
+        return task.prompt or None
+
+    async def step(self, action: str) -> Turn:
+        what, _, argument = action.partition(" ")
+        if what == "loop":
+            while True:
+                pass
+        if what == "stuck":  # in C, with the interpreter lock held
+            ctypes.PyDLL(None).sleep(60)
+        if what == "await":
+            await asyncio.sleep(60)
+        if what == "exit":
+            os._exit(int(argument))
+        if what == "raise":
+            raise LookupError(argument)
+        if what == "print":
+            print("printed by an environment")
+        if what == "no_turn":
+            return argument
+        if what == "pid":
+            return Turn(observation=str(os.getpid()))
+        if what == "modules":
+            return Turn(observation=" ".join(sys.modules))
+        if what == "random":
+            return Turn(observation=str(random.SystemRandom().random()))
+        self.said.append(action)
+        return Turn(observation=" ".join(self.said))
+
+    def close(self) -> None:
+        if "open" in self.said:
+            raise LookupError("cannot close")
+"""
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("plugins") / "user_environments.py"
+    path.write_text(PLUGIN)
+    return str(path)
+
+
+@pytest.fixture
+def pool(plugin: str) -> Iterator[EnvironmentPool]:
+    pool = environment_pool("misbehave", {}, plugins=(plugin,), timeout_s=TIMEOUT_S)
+    yield pool
+    pool.close()
+
+
+async def say(pool: EnvironmentPool, *actions: str, prompt: str = "") -> list[str]:
+    episode = await pool.begin(Task(prompt=prompt))
+    observations = [(await pool.step(episode, action)).observation for action in actions]
+    await pool.end(episode)
+    return observations
+
+
+def test_episodes_are_kept_apart(pool: EnvironmentPool) -> None:
+    async def scenario() -> None:
+        first, second, third = [await pool.begin(Task(prompt=str(i))) for i in range(3)]
+        assert [e.observation for e in (first, second, third)] == ["0", "1", "2"]
+        # The first and the third share a process.
+        assert first.seat == third.seat != second.seat
+        await asyncio.gather(pool.step(first, "a"), pool.step(second, "b"), pool.step(third, "c"))
+        assert await pool.step(first, "d") == Turn(observation="a d")
+        assert await pool.step(third, "e") == Turn(observation="c e")
+        for episode in (first, second, third):
+            await pool.end(episode)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("action", ["loop", "stuck", "await"])
+def test_one_that_hangs_is_ended(pool: EnvironmentPool, action: str) -> None:
+    with pytest.raises(EpisodeTimeoutError, match=r"no answer after 1\.5 s"):
+        asyncio.run(say(pool, action))
+    assert asyncio.run(say(pool, "a", "b")) == ["a", "a b"]
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ("exit 3", "its process died with exit code 3"),
+        ("raise no such thing", "LookupError: no such thing"),
+        ("no_turn x", "step returned str; expected"),
+    ],
+)
+def test_failures_end_their_own_episode(pool: EnvironmentPool, action: str, message: str) -> None:
+    async def scenario() -> None:
+        with pytest.raises(EpisodeError, match=message):
+            await say(pool, action)
+        with pytest.raises(EpisodeError, match="LookupError: no such row"):
+            await say(pool, prompt="bad")
+        with pytest.raises(EpisodeError, match="LookupError: cannot close"):
+            await say(pool, "open")
+        assert await say(pool, "print it") == ["print it"]
+
+    asyncio.run(scenario())
+
+
+def test_the_others_of_a_process_that_dies_are_played_again(pool: EnvironmentPool) -> None:
+    async def scenario() -> None:
+        innocent = await pool.begin(Task(prompt="p"))
+        unlucky = await pool.begin(Task(prompt="p"))
+        guilty = await pool.begin(Task(prompt="p"))
+        drawn = await pool.begin(Task(prompt="p"))
+        fifth = await pool.begin(Task(prompt="p"))
+        assert innocent.seat == guilty.seat == fifth.seat
+        for episode in (innocent, fifth):
+            await pool.step(episode, "a")
+        await pool.step(fifth, "random")
+        with pytest.raises(EpisodeError, match="died with exit code 5"):
+            await pool.step(guilty, "exit 5")
+        assert await pool.step(innocent, "b") == Turn(observation="a b")
+        # What cannot be played again is not guessed about.
+        with pytest.raises(EpisodeError, match=r"it answered otherwise; draw what is random"):
+            await pool.step(fifth, "b")
+        assert (await pool.step(unlucky, "c")).observation == "c"
+        await pool.end(drawn)
+
+    asyncio.run(scenario())
+
+
+def test_they_run_in_other_processes_and_print_nowhere(
+    pool: EnvironmentPool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pid, modules = asyncio.run(say(pool, "pid", "modules"))
+    assert int(pid) != os.getpid()
+    assert not {"torch", "ray", "transformers"} & set(modules.split())  # light to start
+    asyncio.run(say(pool, "print"))
+    assert "printed by an environment" not in capfd.readouterr().out
+
+
+def test_mistakes_are_found_at_once(plugin: str) -> None:
+    with pytest.raises(RewardError, match="'misbehve' is unknown"):
+        environment_pool("misbehve", {}, plugins=(plugin,))
+    broken = environment_pool("misbehave", {"fails": True}, plugins=(plugin,))
+    try:
+        with pytest.raises(WorkerError, match=r"environment process could not start: LookupError"):
+            asyncio.run(broken.ready())
+    finally:
+        broken.close()
+
+
+def test_a_pool_that_is_closed_says_so(plugin: str) -> None:
+    pool = environment_pool("misbehave", {}, plugins=(plugin,), timeout_s=30)
+
+    async def scenario() -> None:
+        await pool.ready()
+        episode = await pool.begin(Task(prompt="p"))
+        stepping = asyncio.create_task(pool.step(episode, "await"))
+        await asyncio.sleep(0.3)
+        pool.close()
+        with pytest.raises(WorkerError, match="were closed"):
+            await stepping
+
+    asyncio.run(scenario())
+    pool.close()
+
+
+def test_rows_that_cannot_be_sent_are_their_episodes_failure(
+    pool: EnvironmentPool, tmp_path: Path
+) -> None:
+    with (tmp_path / "open").open("w") as file:
+        task = Task(prompt="p", metadata={"file": file})
+        with pytest.raises(EpisodeError, match="cannot be sent to a process"):
+            asyncio.run(pool.begin(task))

@@ -1,0 +1,70 @@
+"""What vLLM loads into its own workers: our transports, checksums of what they received."""
+
+import ctypes
+import hashlib
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from vllm.lora.request import LoRARequest
+
+from workers.specs import ADAPTER_WEIGHTS
+from workers.transfer import register as transports
+from workers.transfer.buckets import digest
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Have Linux end this process when the engine's actor dies, however it dies.
+
+    vLLM's processes outlive an actor that was killed, and keep their memory.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+transports.register()
+die_with_parent()
+
+
+class WeightExtension:
+    """Mixed into vLLM's worker class (`worker_extension_cls`)."""
+
+    weight_transfer_engine: Any
+    model_runner: Any
+    add_lora: Any
+
+    def received_digests(self) -> dict[str, int]:
+        """Checksums of the tensors of the last update and of the adapter, as they arrived here.
+
+        Without the update where vLLM's own transports brought it.
+        """
+        weights: dict[str, int] = getattr(self.weight_transfer_engine, "received", {})
+        adapter: dict[str, int] = getattr(self, "adapter_received", {})
+        return weights | adapter
+
+    def load_adapter(self, folder: str, name: str, number: int) -> None:
+        """Replace the adapter by that in `folder`."""
+        self.adapter_received = {
+            n: digest(t) for n, t in load_file(Path(folder) / ADAPTER_WEIGHTS).items()
+        }
+        request = LoRARequest(name, number, folder, load_inplace=True)
+        if not self.add_lora(request):
+            raise RuntimeError(f"vLLM did not load the adapter {name}")
+
+    def adapter_checksums(self) -> dict[str, str]:
+        """Of the adapters' tensors as the layers of this worker hold them."""
+        found: dict[str, str] = {}
+        for name, module in self.model_runner.get_model().named_modules():
+            for kind in ("lora_a_stacked", "lora_b_stacked"):
+                stacked = getattr(module, kind, ())
+                parts = (stacked,) if isinstance(stacked, Tensor) else stacked
+                for index, part in enumerate(parts):
+                    contents = part.cpu().contiguous().view(-1).view(torch.uint8).numpy()
+                    found[f"{name}.{kind}.{index}"] = hashlib.sha256(contents).hexdigest()
+        return found

@@ -1,0 +1,1 @@
+"""Environments in child processes, and the driver's side of them."""

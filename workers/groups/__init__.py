@@ -1,0 +1,1 @@
+"""One call for all processes of a role; in the driver."""

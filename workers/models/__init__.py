@@ -1,0 +1,1 @@
+"""Models as functions of packed rows, their adapters and weights."""

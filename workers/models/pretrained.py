@@ -1,0 +1,75 @@
+"""Models with their weights, set up for packed rows."""
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import is_flash_attn_2_available
+
+from rlstack.config.model import ModelConfig
+from rlstack.errors import ConfigError
+from workers.models.packed_rows import PACKED_SDPA
+from workers.models.preflight import check_model, check_scalar_model, load_tokenizer
+
+
+def load_causal_model(config: ModelConfig, *, device: torch.device) -> PreTrainedModel:
+    """A causal model with its weights, attention set up for packed rows, dropout off.
+
+    Raises:
+        ConfigError: if the path holds no usable causal language model.
+    """
+    check_model(config)
+    model = AutoModelForCausalLM.from_pretrained(
+        config.path,
+        dtype=getattr(torch, config.dtype),
+        attn_implementation=_attention(config, device),
+        trust_remote_code=config.trust_remote_code,
+    )
+    _without_dropout(model)
+    return model
+
+
+def load_scalar_model(
+    config: ModelConfig, *, device: torch.device, key: str
+) -> tuple[PreTrainedModel, bool]:
+    """A one-label sequence classifier set up for packed rows, and whether its head is new.
+
+    From a reward model or critic as it is; from a causal model with a head of its own, whose
+    weights the caller must set. key: the configuration key that names the path.
+
+    Raises:
+        ConfigError: if the path holds neither.
+    """
+    check_scalar_model(config, key=key)
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        config.path,
+        num_labels=1,
+        dtype=getattr(torch, config.dtype),
+        attn_implementation=_attention(config, device),
+        trust_remote_code=config.trust_remote_code,
+        output_loading_info=True,
+    )
+    missing = set(info["missing_keys"])
+    if missing - {"score.weight"} or not isinstance(getattr(model, "score", None), nn.Linear):
+        raise ConfigError(
+            f"{key}: {config.path!r} cannot become a model with one value a token: it lacks the "
+            f"weights {', '.join(sorted(missing)) or 'of a linear layer score'}; give a causal "
+            "model, or a sequence classifier made from one"
+        )
+    model.config.architectures = [type(model).__name__]  # what it is from now on, when exported
+    # Where a row is padded with it, Hugging Face reads the score before it.
+    model.config.pad_token_id = load_tokenizer(config).pad_token_id
+    _without_dropout(model)
+    return model, bool(missing)
+
+
+def _attention(config: ModelConfig, device: torch.device) -> str:
+    flash = device.type == "cuda" and config.dtype == "bfloat16" and is_flash_attn_2_available()
+    return "flash_attention_2" if flash else PACKED_SDPA
+
+
+def _without_dropout(model: PreTrainedModel) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if "attention_dropout" in vars(module):
+            module.attention_dropout = 0.0

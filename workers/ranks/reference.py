@@ -1,0 +1,48 @@
+"""The reference policy: a frozen model that only computes logprobs."""
+
+import torch
+from torch import Tensor, nn
+
+from rlstack.batch import TokenBatch
+from rlstack.data.microbatches import plan_microbatches
+from workers.models.heads import TokenLogprobs, per_token
+from workers.models.pretrained import load_causal_model
+from workers.specs import ReferenceSpec
+
+
+class ReferenceRank:
+    """One process of the reference group: holds the whole model, takes a share of the rows."""
+
+    def __init__(self, spec: ReferenceSpec, *, rank: int) -> None:
+        self.spec = spec
+        self.rank = rank
+
+    def start(self) -> None:
+        """Load the model."""
+        torch.set_num_threads(self.spec.threads)
+        self.device = torch.device("cpu" if self.spec.device == "cpu" else "cuda:0")
+        model = load_causal_model(self.spec.role.model, device=self.device)
+        chunk_tokens = self.spec.role.logprob_chunk_tokens
+        self.module = TokenLogprobs(model.eval(), chunk_tokens=chunk_tokens).requires_grad_(False)
+
+    def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """This rank's row indices (int64 [N]) and their logprobs (float32 [N, T])."""
+        # A GPU is shared with a trainer rank: the reference visits it for the call only.
+        self.module.to(self.device)
+        result = self._logprobs(self.module, batch)
+        self.module.to("cpu")
+        return result
+
+    def _logprobs(self, module: nn.Module, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        # The plan has as many micro-batches for every rank: a sharded module needs all at once.
+        own = plan_microbatches(
+            batch.lengths.tolist(),
+            num_ranks=self.spec.num_ranks,
+            max_tokens=self.spec.role.max_tokens_per_microbatch,
+        )[self.rank]
+        return per_token(
+            lambda packed: module(packed, temperature=self.spec.temperature)[0],
+            batch,
+            own,
+            device=self.device,
+        )

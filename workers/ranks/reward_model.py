@@ -1,0 +1,81 @@
+"""Reward models that are not trained: each process takes a share of rows.
+
+It holds the ensemble, or under ZeRO-3 a share of it. The models and their batches are
+`rewards.models.sequence_scorer`'s; this is who holds them on devices.
+"""
+
+from collections.abc import Sequence
+
+import deepspeed
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.integrations import HfDeepSpeedConfig
+
+from rewards.models.sequence_scorer import SequenceScorer
+from workers.ranks.deepspeed_config import frozen_config
+from workers.ranks.rendezvous import Meeting
+from workers.specs import RewardModelSpec
+
+
+class RewardModelRank:
+    """One process of the group."""
+
+    def __init__(self, spec: RewardModelSpec, *, rank: int) -> None:
+        self.spec = spec
+        self.rank = rank
+        self.models: list[SequenceScorer] = []
+
+    def start(self) -> None:
+        """Load the models.
+
+        Raises:
+            RewardError: if a checkpoint cannot serve.
+        """
+        torch.set_num_threads(self.spec.threads)
+        self.models = [
+            SequenceScorer(
+                checkpoint,
+                max_tokens=self.spec.max_tokens,
+                max_tokens_per_batch=self.spec.max_tokens_per_batch,
+                special_tokens=self.spec.special_tokens,
+                device="cpu" if self.spec.device == "cpu" else "cuda:0",
+                dtype=self.spec.dtype,
+            )
+            for checkpoint in self.spec.checkpoints
+        ]
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float64]:
+        """Raw scores, float64 [M, N], of M models and N responses."""
+        scores = [model.score(model.token_ids(prompts, responses)) for model in self.models]
+        return np.array(scores).reshape(len(self.models), len(responses))
+
+
+class ShardedRewardModelRank(RewardModelRank):
+    """One process of a group of which none holds a model whole: DeepSpeed's ZeRO-3."""
+
+    def __init__(self, spec: RewardModelSpec, *, rank: int) -> None:
+        super().__init__(spec, rank=rank)
+        self.meeting = Meeting(rank=rank, num_ranks=spec.num_ranks, device=spec.device)
+
+    def start(self) -> None:
+        """Load a share of the models, once all ranks have joined.
+
+        Raises:
+            RewardError: if a checkpoint cannot serve.
+        """
+        config = frozen_config(self.spec.dtype)
+        # Must outlive loading: from_pretrained shards each weight as it is read.
+        self._zero3_loading = HfDeepSpeedConfig(config)
+        super().start()
+        for model in self.models:
+            model.share_model(
+                lambda module: deepspeed.initialize(model=module, config=config)[0],
+                self._most_passes,
+            )
+
+    def _most_passes(self, own: int) -> int:
+        """Of any rank: in each they gather the parameters together."""
+        most = torch.tensor(own, device="cpu" if self.spec.device == "cpu" else "cuda:0")
+        torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+        return int(most)

@@ -1,0 +1,1 @@
+"""Rewards in child processes, and the driver's side of them."""

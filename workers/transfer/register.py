@@ -1,0 +1,26 @@
+"""Makes our CPU transports known to vLLM."""
+
+from vllm.distributed.weight_transfer.factory import (
+    WeightTransferEngineFactory,
+    WeightTransferTrainerFactory,
+)
+
+from rlstack.planning.phases import Transport
+from workers.transfer.gloo import GlooEngine, GlooTrainerEngine
+from workers.transfer.shared_memory import SharedMemoryEngine, SharedMemoryTrainerEngine
+
+ENGINES = {Transport.SHARED_MEMORY: SharedMemoryEngine, Transport.GLOO: GlooEngine}
+TRAINERS = {
+    Transport.SHARED_MEMORY: SharedMemoryTrainerEngine,
+    Transport.GLOO: GlooTrainerEngine,
+}
+
+
+def register() -> None:
+    """Once per process; again does nothing."""
+    for transport, engine in ENGINES.items():
+        if transport.value not in WeightTransferEngineFactory._registry:  # pyright: ignore
+            WeightTransferEngineFactory.register_engine(transport.value, engine)
+    for transport, trainer in TRAINERS.items():
+        if transport.value not in WeightTransferTrainerFactory._registry:  # pyright: ignore
+            WeightTransferTrainerFactory.register_engine(transport.value, trainer)

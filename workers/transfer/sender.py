@@ -1,0 +1,135 @@
+"""What a policy rank does with engines: meets them, and puts its weights or adapters into them.
+
+Apart from `policy`, because its imports from vLLM take seconds that other trainers need not spend.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.actor import ActorHandle
+from vllm.distributed.weight_transfer.base import TrainerInitInfo, TrainerWeightTransferEngine
+from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+from vllm.utils.network_utils import get_open_port
+
+from rlstack.planning.phases import Transport
+from workers.models.lora import adapter_files, trained_tensors
+from workers.specs import SendReport
+from workers.transfer import register as transports
+from workers.transfer.buckets import EngineClient, SendingEngine, digest
+from workers.transfer.gloo import GlooTrainerInit
+from workers.transfer.shared_memory import SharedMemoryTrainerInit
+from workers.transfer.source import DeepSpeedSource
+
+if TYPE_CHECKING:
+    from workers.ranks.policy import PolicyRank
+
+
+class WeightSender:
+    """Of one rank to all engines; every call is made on every rank at the same time."""
+
+    transfer: TrainerWeightTransferEngine[Any] | None = None
+
+    def __init__(
+        self,
+        policy: "PolicyRank",
+        transport: Transport,
+        *,
+        engines: list[ActorHandle],
+        workers_per_engine: int,
+    ) -> None:
+        self.policy = policy
+        self.transport = transport
+        self.engines = engines
+        self.workers_per_engine = workers_per_engine
+        self.base_in_engines = policy.num_merges == 0
+        """Whether engines that are sent adapters hold the weights below them as they are now.
+
+        They have loaded the model that training began with.
+        """
+        if not self.sends_adapters:
+            self._open()
+
+    @property
+    def sends_adapters(self) -> bool:
+        """Whether engines hold the weights below the adapters and are sent adapters."""
+        lora = self.policy.spec.trainer.lora
+        return lora is not None and lora.engines == "adapters"
+
+    def send(self) -> SendReport:
+        """Put the current weights into every engine."""
+        if not self.sends_adapters:
+            return self._send_model()
+        base = SendReport(digests={}, num_bytes=0)
+        if not self.base_in_engines:
+            if self.transfer is None:
+                self._open()
+            base = self._send_model()
+            self.base_in_engines = True
+        adapter = self._send_adapter()
+        return SendReport(
+            digests=base.digests | adapter.digests, num_bytes=base.num_bytes + adapter.num_bytes
+        )
+
+    def close(self) -> None:
+        """Leave the engines."""
+        if self.transfer is not None:
+            self.transfer.shutdown()
+            self.transfer = None
+
+    def _open(self) -> None:
+        transports.register()
+        self.transfer = WeightTransferTrainerFactory.trainer_init(
+            self._transfer_info(),
+            client=EngineClient(self.engines, workers_per_engine=self.workers_per_engine),
+            source=self._source(),
+        )
+
+    def _transfer_info(self) -> TrainerInitInfo:
+        rank = self.policy.rank
+        num_workers = len(self.engines) * self.workers_per_engine
+        match self.transport:
+            case Transport.SHARED_MEMORY:
+                return SharedMemoryTrainerInit(rank=rank)
+            case Transport.GLOO:
+                host = ray.util.get_node_ip_address()
+                return GlooTrainerInit(rank=rank, num_workers=num_workers, host=host)
+            case Transport.CUDA_IPC:
+                return IPCTrainerInitInfo(rank=rank, packed=True)
+            case Transport.NCCL:
+                return NCCLTrainerInitInfo(
+                    rank=rank,
+                    master_address=ray.util.get_node_ip_address(),
+                    master_port=get_open_port(),
+                    world_size=num_workers + 1,
+                )
+
+    def _source(self) -> DeepSpeedSource:
+        model = self.policy.model
+        tied = model.config.tie_word_embeddings and self.policy.spec.device == "cpu"
+        return DeepSpeedSource(
+            model,
+            tied_output="lm_head.weight" if tied else None,
+            merged=not self.sends_adapters,
+        )
+
+    def _send_model(self) -> SendReport:
+        """The weights; with adapters merged in, or where those are sent apart, without them."""
+        assert self.transfer is not None
+        self.transfer.send_weights()
+        if isinstance(self.transfer, SendingEngine):
+            return SendReport(digests=self.transfer.sent, num_bytes=self.transfer.sent_bytes)
+        return SendReport(digests={}, num_bytes=0)
+
+    def _send_adapter(self) -> SendReport:
+        model = self.policy.model
+        tensors = trained_tensors(model)
+        if self.policy.rank != 0:
+            return SendReport(digests={}, num_bytes=0)
+        files = ray.put(adapter_files(model, tensors))
+        ray.get([engine.load_adapter.remote(files) for engine in self.engines])
+        return SendReport(
+            digests={name: digest(tensor) for name, tensor in tensors.items()},
+            num_bytes=sum(tensor.nbytes for tensor in tensors.values()),
+        )
