@@ -69,6 +69,7 @@ ROUNDS = [
     f"data.eval=[{TASK % (6, 2)}]",
     "data.prompts_per_step=4",
     "prompts_per_round=8",
+    "max_response_tokens=12",
     "rounds=2",
     "evaluation.every=2",
     "data.shuffle=true",
@@ -123,7 +124,12 @@ RUNS: dict[str, list[str]] = {
         "data.eval=[]",
     ],
     "dpo_rounds": ["dpo", *ROUNDS, "objective=ipo"],
-    "rejection_sampling": ["rejection_sampling", *ROUNDS, "keep.min_reward=0.2"],
+    "rejection_sampling": [
+        "rejection_sampling",
+        *ROUNDS,
+        "keep.min_reward=0.2",
+        f"rollout.stop=[{','.join('nopqrstuvwxyz')}]",
+    ],
 }
 
 
