@@ -17,6 +17,8 @@ from rlstack.controller import Controller, Roles, StepResult
 from rlstack.data.dataset import Dataset, SkipReport, Source
 from rlstack.data.sampler import PromptSampler
 from rlstack.errors import RewardError
+from rlstack.generation import GroupSampler, OnDemand
+from rlstack.protocols import Scorer
 from rlstack.run.timeline import Timeline
 from rlstack.types import (
     GenerationRequest,
@@ -38,14 +40,9 @@ from tests.fakes import (
 )
 
 
-def make_controller(
-    tmp_path: Path, *overrides: str, dull: int = 0
-) -> tuple[Controller, Journal, FakePolicy]:
-    config = parse(
-        RLConfig,
-        rl_values("data.prompts_per_step=4", "rollout.num_samples=4", *overrides),
-    )
-    prompts = tuple(
+def prompts_of(count: int, *, dull: int = 0) -> tuple[Prompt, ...]:
+    """Prompts, the first ones such that every response to them is worth nothing."""
+    return tuple(
         Prompt(
             prompt_id=str(index),
             data_source="dull" if index < dull else "lively",
@@ -55,31 +52,44 @@ def make_controller(
             reward=None,
             metadata={},
         )
-        for index in range(12)
+        for index in range(count)
     )
+
+
+def make_controller(
+    tmp_path: Path,
+    *overrides: str,
+    dull: int = 0,
+    engines_class: type[FakeEngines] = FakeEngines,
+    scorer: Scorer | None = None,
+) -> tuple[Controller, Journal, FakePolicy]:
+    config = parse(
+        RLConfig,
+        rl_values("data.prompts_per_step=4", "rollout.num_samples=4", *overrides),
+    )
+    prompts = prompts_of(12, dull=dull)
     dataset = Dataset(
         sources=(Source(name="s", weight=None, samples=prompts),),
         skipped=SkipReport(counts={}, messages=()),
     )
     journal = Journal()
-    engines = FakeEngines(journal)
+    engines = engines_class(journal)
     policy = FakePolicy(journal)
     roles = Roles(
-        engines=engines,
-        scorer=FakeScorer(),
         policy=policy,
         reference=None,
         critic=FakeCritic(journal) if config.critic else None,
         filtration=chosen_filtration(config),
-        reallocator=FakeReallocator(journal, engines),
     )
-    controller = Controller(
+    timeline = Timeline(tmp_path, on_span=lambda _: None)
+    source = OnDemand(
         config,
-        roles,
-        sampler=PromptSampler(dataset, seed=0, shuffle=False, curriculum=None),
-        pad_token_id=0,
-        timeline=Timeline(tmp_path, on_span=lambda _: None),
+        GroupSampler(engines=engines, scorer=scorer or FakeScorer(), seed=config.seed),
+        prompts=PromptSampler(dataset, seed=0, shuffle=False, curriculum=None),
+        reallocator=FakeReallocator(journal, engines),
+        timeline=timeline,
     )
+    controller = Controller(config, roles, source, pad_token_id=0, timeline=timeline)
     return controller, journal, policy
 
 
@@ -218,8 +228,7 @@ def test_without_a_reference_no_kl_coefficient_is_logged(tmp_path: Path) -> None
 
 def test_evaluation_samples_every_prompt_of_the_current_policy(tmp_path: Path) -> None:
     controller, journal, _ = make_controller(tmp_path, "evaluation.num_samples=3")
-    prompts = controller.sampler.take(5)
-    result: StepResult = run(controller.evaluate(prompts))
+    result: StepResult = run(controller.evaluate(prompts_of(5)))
     assert journal.events == ["generate v0", "generate 15"]
     assert 0 <= result.metrics.values()["eval/pass@1"] <= 1
 
@@ -262,7 +271,7 @@ def test_no_other_algorithm_asks_for_greedy_responses(tmp_path: Path) -> None:
     assert "reward/baseline" not in result.metrics.values()
 
 
-class WatchfulScorer:
+class WatchfulScorer(FakeScorer):
     """Notes the step of every group and when its first rollout arrives."""
 
     def __init__(self) -> None:
@@ -298,13 +307,13 @@ class PatientEngines(FakeEngines):
 
 
 def make_watchful(tmp_path: Path) -> tuple[Controller, WatchfulScorer]:
-    controller, journal, _ = make_controller(tmp_path)
-    engines = PatientEngines(journal)
-    engines.scorer = scorer = WatchfulScorer()
-    reallocator = FakeReallocator(journal, engines)
-    controller.roles = replace(
-        controller.roles, engines=engines, scorer=scorer, reallocator=reallocator
-    )
+    scorer = WatchfulScorer()
+
+    class Engines(PatientEngines):
+        pass
+
+    Engines.scorer = scorer
+    controller, _, _ = make_controller(tmp_path, engines_class=Engines, scorer=scorer)
     return controller, scorer
 
 

@@ -16,7 +16,7 @@ from rlstack.types import (
     Score,
     TurnRecord,
 )
-from tests.fakes import FakeCritic, FakeEngines, FakeReallocator, FakeScorer
+from tests.fakes import FakeCritic, FakeEngines, FakeScorer
 from tests.test_controller import make_controller, run
 
 
@@ -120,12 +120,8 @@ class ListeningScorer(FakeScorer):
 
 
 def test_an_episode_that_its_environment_broke_off_has_no_reward(tmp_path: Path) -> None:
-    controller, journal, _ = make_controller(tmp_path)
-    engines, scorer = BrokenEpisodes(journal), ListeningScorer()
-    reallocator = FakeReallocator(journal, engines)
-    controller.roles = replace(
-        controller.roles, engines=engines, scorer=scorer, reallocator=reallocator
-    )
+    scorer = ListeningScorer()
+    controller, _, _ = make_controller(tmp_path, engines_class=BrokenEpisodes, scorer=scorer)
     result = run(controller.step(1))
     for group in result.groups:
         for rollout, score in zip(group.rollouts, group.scores, strict=True):

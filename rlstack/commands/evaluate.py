@@ -9,10 +9,10 @@ from rlstack.commands.common import episodes, reward_models, serve_reward_models
 from rlstack.config.load import dump
 from rlstack.config.model import ModelConfig
 from rlstack.config.run import EvalConfig
-from rlstack.controller import sample_groups
 from rlstack.data.dataset import load_prompts
 from rlstack.errors import ConfigError
 from rlstack.evaluation import evaluation_metrics
+from rlstack.generation import GroupSampler
 from rlstack.run.checkpoint import Checkpoints
 from rlstack.run.rollout_log import write_rollouts
 from rlstack.run.tracking import Tracker
@@ -70,10 +70,11 @@ async def _run(config: EvalConfig) -> dict[str, float]:
         serve_reward_models(scorer, running, config.reward)
         await scorer.ready()
         tracker.phase("evaluation")
-        groups = await sample_groups(
+        sampler = GroupSampler(
+            engines=await with_environment(running.engines), scorer=scorer, seed=config.seed
+        )
+        groups = await sampler.sample(
             prompts.prompts,
-            engines=await with_environment(running.engines),
-            scorer=scorer,
             num_samples=settings.num_samples,
             sampling=SamplingSettings(
                 temperature=settings.temperature,
@@ -81,10 +82,9 @@ async def _run(config: EvalConfig) -> dict[str, float]:
                 max_response_tokens=settings.max_response_tokens,
                 stop=config.rollout.stop,
             ),
-            seed=config.seed,
             domain=Domain.EVALUATION,
             numbers=range(len(prompts.prompts)),
-            step=num_updates(config.model),
+            version=num_updates(config.model),
         )
         values = evaluation_metrics(groups).values()
         tracker.log(1, values)

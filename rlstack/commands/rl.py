@@ -16,6 +16,7 @@ from rlstack.config.load import dump
 from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles
 from rlstack.data.sampler import PromptSampler
+from rlstack.generation import GroupSampler, OnDemand
 from rlstack.protocols import Filtration, Trained
 from rlstack.run.checkpoint import load_rewards, write_folder
 from rlstack.run.progress import Progress, Summary
@@ -73,22 +74,28 @@ async def _run(config: RLConfig) -> Summary:
         await scorer.ready()
         timeline = Timeline(run_dir, on_span=tracker.span)
         roles = Roles(
-            engines=await with_environment(running.engines),
-            scorer=scorer,
             policy=running.policy,
             reference=running.reference,
             critic=running.critic,
             filtration=filtration,
+        )
+        source = OnDemand(
+            config,
+            GroupSampler(
+                engines=await with_environment(running.engines), scorer=scorer, seed=config.seed
+            ),
+            prompts=sampler,
             reallocator=running.reallocator,
+            timeline=timeline,
         )
         controller = Controller(
             config,
             roles,
-            sampler=sampler,
+            source,
             pad_token_id=tokenizer.pad_token_id,
             timeline=timeline,
         )
-        training = Training(config, controller, tracker, held_out.prompts)
+        training = Training(config, controller, scorer, sampler, tracker, held_out.prompts)
         await training.run(stop)
     training.summary.report = write_report(run_dir)
     return training.summary
@@ -113,17 +120,18 @@ class Training:
         self,
         config: RLConfig,
         controller: Controller,
+        scorer: ScorerPool,
+        sampler: PromptSampler[Prompt],
         tracker: Tracker,
         held_out: tuple[Prompt, ...],
     ) -> None:
         self.config = config
         self.controller = controller
+        self.scorer = scorer
         self.tracker = tracker
         self.held_out = held_out
         self.run_dir = Path(config.run_dir)
-        self.progress = Progress(
-            config.checkpoint, controller.sampler, tracker, run_dir=self.run_dir
-        )
+        self.progress = Progress(config.checkpoint, sampler, tracker, run_dir=self.run_dir)
         self.summary = self.progress.summary
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -177,7 +185,7 @@ class Training:
             return
         await self.progress.save(
             self._save_trainers,
-            rewards=await self.controller.roles.scorer.state(),
+            rewards=await self.scorer.state(),
             policy_version=self.controller.policy_version,
             kl_coef=self.controller.kl_coef,
         )
@@ -198,9 +206,14 @@ class Training:
 
     async def _restore(self) -> None:
         path, state = await self.progress.restore(self._load_trainers)
-        await self.controller.roles.scorer.restore(load_rewards(path))
-        self.controller.policy_version = state.policy_version
-        self.controller.kl_coef = state.kl_coef
+        await self.scorer.restore(load_rewards(path))
+        self.controller.restore(
+            {
+                "policy_version": state.policy_version,
+                "kl_coef": state.kl_coef,
+                "source": state.sampler,
+            }
+        )
 
 
 def throughput(values: dict[str, float]) -> dict[str, float]:

@@ -21,13 +21,13 @@ from rlstack.commands import supervised
 from rlstack.commands.common import episodes, reward_models, serve_reward_models
 from rlstack.commands.supervised import Learner, Part, Running, Stage, Training
 from rlstack.config.rounds import SampledConfig
-from rlstack.controller import sample_groups
 from rlstack.data.dataset import Dataset, SampleT, SkipReport, Source
 from rlstack.data.sampler import PromptSampler
 from rlstack.data.selection import Record, Selection
 from rlstack.data.tokenizer import Tokenizer
 from rlstack.errors import CheckpointError, DataError
 from rlstack.evaluation import evaluation_metrics, rollout_metrics
+from rlstack.generation import GroupSampler
 from rlstack.metrics import Metrics
 from rlstack.protocols import RolloutEngines
 from rlstack.run import jsonl
@@ -130,7 +130,8 @@ class _Rounds(Generic[SampleT]):
         self.config = config
         self.spec = spec
         self.running = running
-        self.engines, self.scorer = engines, scorer
+        self.scorer = scorer
+        self.group_sampler = GroupSampler(engines=engines, scorer=scorer, seed=config.seed)
         self.policy, self.reallocator = roles.policy, roles.reallocator
         self.run_dir = Path(config.run_dir)
         self.num_prompts = config.prompts_in_round(len(stage.prompts.prompts))
@@ -290,20 +291,17 @@ class _Rounds(Generic[SampleT]):
         step: int,
     ) -> list[Group]:
         rollout = self.config.rollout
-        return await sample_groups(
+        return await self.group_sampler.sample(
             prompts,
-            engines=self.engines,
-            scorer=self.scorer,
             num_samples=num_samples,
             sampling=SamplingSettings(
                 temperature=rollout.temperature,
                 max_response_tokens=rollout.max_response_tokens,
                 stop=rollout.stop,
             ),
-            seed=self.config.seed,
             domain=domain,
             numbers=range(first, first + len(prompts)),
-            step=step,
+            version=step,
         )
 
     def _nothing_to_learn(self, folder: Path, number: int, training: object) -> None:

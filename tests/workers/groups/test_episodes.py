@@ -10,8 +10,8 @@ import pytest
 
 from rlstack.batch import collate
 from rlstack.config.reward import RewardComponent, RewardConfig
-from rlstack.controller import sample_groups
 from rlstack.data.observations import TurnRenderer
+from rlstack.generation import GroupSampler
 from rlstack.seeds import Domain
 from rlstack.types import (
     FinishReason,
@@ -185,16 +185,17 @@ def test_what_a_turn_earns_is_due_on_its_last_token(
     """`scripted` pays the length of what is said; the last answer is right."""
     prompts = [request(0, answer="done efg").prompt, request(1, answer="fails").prompt]
     groups = asyncio.run(
-        sample_groups(
-            prompts,
+        GroupSampler(
             engines=episode_engines(pool, Script(["say a", "say bc", "done efg"], [])),
             scorer=scorer,
+            seed=0,
+        ).sample(
+            prompts,
             num_samples=1,
             sampling=SamplingSettings(temperature=1.0, max_response_tokens=500),
-            seed=0,
             domain=Domain.ROLLOUT,
             numbers=(0, 1),
-            step=0,
+            version=0,
         )
     )
     score = groups[0].scores[0]
