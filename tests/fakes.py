@@ -136,9 +136,11 @@ class FakeCritic:
 class FakeReference:
     """Finds every token less probable than the policy does."""
 
+    journal: Journal = field(default_factory=Journal)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def logprobs(self, batch: TokenBatch) -> Tensor:
+        self.journal.events.append("reference logprobs")
         return torch.where(batch.loss_mask, -2.0, 0.0)
 
 
