@@ -98,6 +98,9 @@ RUNS: dict[str, list[str]] = {
         *RL,
         "environment=reasoning_gym_retry",
         "environment.max_observation_tokens=16",
+        # Turns come in any order, and what is computed beside what changes its rounding.
+        "rollout.max_concurrent=1",
+        "rollout.prefix_caching=false",
         "environment.num_workers=1",
         "rollout.max_response_tokens=64",
         f"rollout.stop=[{','.join('abcdefgh')}]",
