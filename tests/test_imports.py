@@ -1,17 +1,15 @@
 """What the core may import: it works where Ray, vLLM, DeepSpeed and transformers are absent."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tools.check_core import RUNTIME, core_modules, module_paths
+
 ROOT = Path(__file__).resolve().parents[1]
-RUNTIME = ("ray", "vllm", "deepspeed", "transformers", "datasets", "reasoning_gym", "pyarrow")
-COMPOSITION_ROOTS = ("rlstack/cli.py", "rlstack/commands/")
-"""The only files of the core that may know the runtime."""
-PROGRAMS = "rewards/sandbox/inside/"
-"""Not modules: what runs in the sandbox, started by path."""
 WITHOUT_TORCH = ("rlstack/types.py", "rlstack/config/", "rlstack/data/", "rlstack/planning/")
 
 CODE = """
@@ -25,17 +23,6 @@ print(len(modules), "imported")
 """
 
 
-def modules_under(*packages: str) -> dict[str, str]:
-    """Relative path -> module name of every module of the packages."""
-    files = [file for package in packages for file in sorted((ROOT / package).rglob("*.py"))]
-    paths = [file.relative_to(ROOT).as_posix() for file in files]
-    paths = [path for path in paths if not path.startswith(PROGRAMS)]
-    return {
-        path: path.removesuffix("/__init__.py").removesuffix(".py").replace("/", ".")
-        for path in paths
-    }
-
-
 def import_without(blocked: tuple[str, ...], modules: list[str]) -> None:
     command = [sys.executable, "-c", CODE, ",".join(blocked), ",".join(modules)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -43,20 +30,30 @@ def import_without(blocked: tuple[str, ...], modules: list[str]) -> None:
     assert done.stdout.strip().endswith(f"{len(modules)} imported")
 
 
-def test_core_and_rewards_import_without_the_runtime() -> None:
-    core = [
-        module
-        for path, module in modules_under("rlstack", "rewards").items()
-        if not path.startswith(COMPOSITION_ROOTS)
-    ]
+def check_core(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "tools/check_core.py", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+def test_the_core_imports_and_its_commands_run_without_the_runtime() -> None:
+    core = core_modules(ROOT)
     assert {"rlstack.controller", "rlstack.algorithms.catalog", "rewards.registry"} <= set(core)
-    import_without(RUNTIME, core)
+    done = check_core("--hide")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{len(core)} modules imported")
+
+
+def test_an_environment_with_the_runtime_is_not_the_core_alone() -> None:
+    done = check_core()
+    assert done.returncode != 0
+    assert "ray, reasoning_gym" in done.stderr
 
 
 def test_data_configuration_planning_and_rewards_import_without_torch() -> None:
     modules = [
         module
-        for path, module in modules_under("rlstack", "rewards").items()
+        for path, module in module_paths(ROOT, ("rlstack", "rewards")).items()
         if path.startswith((*WITHOUT_TORCH, "rewards/"))
     ]
     assert {"rlstack.types", "rlstack.config.load", "rlstack.planning.phases"} <= set(modules)
