@@ -1,13 +1,12 @@
-"""What the core may import: it works where Ray, vLLM, DeepSpeed and transformers are absent."""
+"""What may import without torch; `tests.tools.test_check_core`: what without the runtime."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tools.check_core import RUNTIME, core_modules, module_paths
+from tools.check_core import RUNTIME, module_paths
 
 ROOT = Path(__file__).resolve().parents[1]
 WITHOUT_TORCH = ("rlstack/types.py", "rlstack/config/", "rlstack/data/", "rlstack/planning/")
@@ -28,26 +27,6 @@ def import_without(blocked: tuple[str, ...], modules: list[str]) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith(f"{len(modules)} imported")
-
-
-def check_core(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "tools/check_core.py", *arguments]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-
-
-def test_the_core_imports_and_its_commands_run_without_the_runtime() -> None:
-    core = core_modules(ROOT)
-    assert {"rlstack.controller", "rlstack.algorithms.catalog", "rewards.registry"} <= set(core)
-    done = check_core("--hide")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{len(core)} modules imported")
-
-
-def test_an_environment_with_the_runtime_is_not_the_core_alone() -> None:
-    done = check_core()
-    assert done.returncode != 0
-    assert "ray, reasoning_gym" in done.stderr
 
 
 def test_data_configuration_planning_and_rewards_import_without_torch() -> None:
