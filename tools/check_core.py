@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 RUNTIME = (
     "accelerate",
@@ -58,7 +59,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--hide", action="store_true", help="as if the runtime were not installed")
     is_hidden = parser.parse_args(arguments).hide
     if is_hidden:
-        sys.modules.update(dict.fromkeys(RUNTIME))  # makes their imports fail
+        nothing: dict[str, Any] = dict.fromkeys(RUNTIME)
+        sys.modules.update(nothing)  # makes their imports fail
     present = [name for name in RUNTIME if importlib.util.find_spec(name) is not None]
     assert not present, f"{', '.join(present)}: installed, so this is not the core alone"
     modules = core_modules(installed_root())
