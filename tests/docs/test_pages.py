@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,10 @@ import yaml
 from rewards.composed_reward import Component
 from rewards.load import RewardSpec, load_reward
 from rewards.sources import ENTRY_POINT_GROUPS
-from rlstack.cli import RESUMABLE
 from rlstack.commands.command_line import resume_target
 from rlstack.commands.merge import chosen_method, parser
 from rlstack.commands.pipeline import prepare
-from rlstack.config.load import parse
+from rlstack.config.load import dump, parse
 from rlstack.config.pipeline import PipelineConfig
 from rlstack.config.run import RLConfig
 from rlstack.types import RewardRequest
@@ -70,7 +70,7 @@ def test_every_command_is_one_that_is_checked(words: list[str]) -> None:
     if words[0] == "make":
         assert words[1] in TARGETS
     elif is_resumed(words):
-        assert words[1] in RESUMABLE
+        assert words[1] in set(APPS) - {"eval"}
     elif words[:2] == ["rlstack", "merge"]:
         assert callable(chosen_method(parser().parse_args(words[2:])))
     elif words not in SET_UP and words[:2] != ["rlstack", "report"]:
@@ -215,6 +215,47 @@ def test_named_files_exist(page: Page) -> None:
     rooms = r"(?:rlstack|workers|rewards|conf|tests|tools|benchmarks|docs)"
     for path in re.findall(rf"`({rooms}/[\w/.]*)`", page.prose()):
         assert (ROOT / path).exists() or path == "tests/x/test_y.py", path
+
+
+def test_named_keys_and_options_exist() -> None:
+    keys = known_keys()
+    options = {path.parent.name: set[str]() for path in CONF.glob("*/*.yaml")}
+    for path in CONF.glob("*/*.yaml"):
+        options[path.parent.name].add(path.stem)
+    groups = {name.partition(".")[0] for name in keys}
+    wrong: list[str] = []
+    num_checked = 0
+    for shown in PAGES:
+        for code in re.findall(r"`([\w./]+(?:=[\w./-]+)?)`", shown.prose()):
+            key, _, value = code.partition("=")
+            is_option = key in options and value[:1].islower()  # not NAME, not ...
+            is_key = "." in key and key.partition(".")[0] in groups and not key.endswith(".json")
+            num_checked += is_option or is_key
+            if (is_option and value not in options[key]) or (is_key and key not in keys):
+                wrong.append(f"{shown.name}: {code}")
+    assert wrong == []
+    assert num_checked >= 50
+
+
+def known_keys() -> set[str]:
+    """Dotted names of all keys of the commands, with the roles that they may have."""
+    source = "data.train=[{type: file, path: rows.jsonl}]"
+    model = ("model.path=m", source)
+    roles = ("algorithm=pf_ppo", "reward=model", "reward.model.checkpoints=[m]", "trainer=lora")
+    commands: list[tuple[str, ...]] = [("rl", *model, *roles, "environment=python_tool")]
+    commands += [(name, *model) for name in ("sft", "reward_model", "dpo", "rejection_sampling")]
+    found = set[str]()
+    for name, *overrides in commands:
+        checked = parse(APPS[name], composed(name, *overrides, "evaluation.every=0"))
+        found |= set(dotted(yaml.safe_load(dump(checked))))
+    return found
+
+
+def dotted(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from dotted(value, f"{prefix}{key}.")
 
 
 def test_every_page_is_reached_from_the_index() -> None:
