@@ -11,10 +11,17 @@ PATHS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block: its kind, such as bash, and its text."""
+    """A fenced block: its kind, such as bash, its text, and the page's text before it."""
 
     kind: str
     text: str
+    before: str
+
+    def file_name(self) -> str:
+        """What a reader saves it as: the name in its first line, or the last one named before."""
+        if self.kind == "python":
+            return self.text.partition("\n")[0].removeprefix("# ")
+        return re.findall(rf"`(\w+\.{self.kind})`", self.before)[-1]
 
     def lines(self) -> list[str]:
         """The command lines of a bash block."""
@@ -56,8 +63,9 @@ class Page:
 def read_page(path: Path) -> Page:
     """The page in the file."""
     text = path.read_text()
-    blocks = [Block(*found) for found in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)]
-    return Page(path, text, tuple(blocks))
+    found = re.finditer(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+    blocks = tuple(Block(match[1], match[2], text[: match.start()]) for match in found)
+    return Page(path, text, blocks)
 
 
 PAGES = [read_page(path) for path in PATHS]

@@ -87,11 +87,8 @@ def test_a_training_command_is_valid(words: list[str]) -> None:
 def test_files_and_commands_of_a_page_work_in_their_order(page: Page, tmp_path: Path) -> None:
     errors: list[str] = []
     for block in page.blocks:
-        if block.kind == "python":
-            name = block.text.partition("\n")[0].removeprefix("# ")
-            (tmp_path / name).write_text(block.text)
-        elif block.kind == "jsonl":
-            (tmp_path / "rows.jsonl").write_text(block.text)
+        if block.kind in ("python", "jsonl"):
+            (tmp_path / block.file_name()).write_text(block.text)
         elif block.kind == "bash":
             for line in block.lines():
                 if line.startswith(RUN):
