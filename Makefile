@@ -12,6 +12,8 @@ SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfil
 help:
 	@echo "make quickstart   set up, then train a small model and report what it learned"
 	@echo "make test         set up, then lint and run every test"
+	@echo "make lint         ruff, pyright, import contracts, spelling"
+	@echo "make test-fast    the tests that start no engine; make test-stack: the others"
 	@echo "make bench        set up, then measure steps and the algorithms against their limits"
 	@echo "make clean        remove .venv and caches (runs/ stays)"
 

@@ -1,4 +1,4 @@
-"""The benchmark of filtration says of single seeds what the README says of several."""
+"""The benchmark of filtration says of single seeds what docs/results.md says of several."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from rlstack.config.load import parse
 from rlstack.config.run import RLConfig
 from tests.config.test_load import rl_values
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+RESULTS = (Path(__file__).parents[1] / "docs" / "results.md").read_text()
 
 
 @pytest.mark.parametrize("seed", [11, 12])
@@ -50,7 +50,7 @@ def test_the_reward_model_is_right_about_the_best_and_the_worst_of_a_group() -> 
         assert torch.equal(learned == best(learned, dim=1, keepdim=True), extreme)
 
 
-def test_the_readme_shows_its_table() -> None:
+def test_the_results_show_its_table() -> None:
     header = next(lines(2))
-    assert header in README
-    assert all(f"\n| {name} |" in README for name in METHODS)
+    assert header in RESULTS
+    assert all(f"\n| {name} |" in RESULTS for name in METHODS)
