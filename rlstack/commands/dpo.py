@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from rlstack.commands import rounds, supervised
-from rlstack.commands.common import load_train_and_held_out
 from rlstack.commands.preference_learner import JudgedLearner, PairLearner
-from rlstack.commands.rounds import Round, RoundsStage
-from rlstack.commands.supervised import Learner, Stage
+from rlstack.commands.preflight import preflight
+from rlstack.commands.rounds import Round, RoundsTraining
+from rlstack.commands.supervised import Learner, SupervisedTraining
 from rlstack.config.preference import KTOObjective, PairObjective
 from rlstack.config.rounds import DPOConfig
-from rlstack.data.dataset import Dataset, SampleT
-from rlstack.data.held_out import without_held_out
+from rlstack.data.dataset import Dataset, SampleT, load_prompts
+from rlstack.data.held_out import train_and_held_out
 from rlstack.data.mismatched import mismatched
 from rlstack.data.preferences import load_judged_responses, load_preferences
 from rlstack.data.reference_cache import ReferenceCache
@@ -30,17 +30,12 @@ from rlstack.data.tokenizer import Tokenizer
 from rlstack.run.progress import Summary
 from rlstack.types import JudgedResponse, PreferencePair
 from workers.groups.ranks import PolicyGroup
-from workers.models.adapter_targets import check_adapters
-from workers.models.preflight import check_model, check_positions, load_tokenizer, model_fingerprint
+from workers.models.preflight import model_fingerprint
 
 
 def run(config: DPOConfig) -> Summary:
     """Train; what was achieved. The model is in RUN_DIR/export."""
-    supervised.check_run_dir(config, command="dpo")
-    check_model(config.model)
-    check_adapters(config.model, config.trainer.lora, key="trainer.lora")
-    check_positions(config.model, longest_row=config.longest_row)
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = preflight(config, command="dpo", longest_row=config.longest_row)
     objective = config.objective
     if isinstance(objective, KTOObjective):
         if config.rounds:
@@ -51,9 +46,11 @@ def run(config: DPOConfig) -> Summary:
     return asyncio.run(supervised.run(_pairs(config, objective, tokenizer)))
 
 
-def _pairs(config: DPOConfig, objective: PairObjective, tokenizer: Tokenizer) -> Stage[Any, Any]:
+def _pairs(
+    config: DPOConfig, objective: PairObjective, tokenizer: Tokenizer
+) -> SupervisedTraining[Any, Any]:
     """Pairs of the data."""
-    train, held_out = _load(load_preferences, config, tokenizer)
+    train, held_out = _read(load_preferences, config, tokenizer)
     fingerprint = model_fingerprint(config.model)
 
     def learner(policy: PolicyGroup) -> Learner[Any, Any]:
@@ -65,16 +62,17 @@ def _pairs(config: DPOConfig, objective: PairObjective, tokenizer: Tokenizer) ->
             pad_token_id=tokenizer.pad_token_id,
         ).learner()
 
-    return supervised.policy_stage(
+    return supervised.policy_training(
         command="dpo", config=config, train=train, held_out=held_out, learner=learner
     )
 
 
 def _sampled(
     config: DPOConfig, objective: PairObjective, tokenizer: Tokenizer
-) -> RoundsStage[PreferencePair]:
+) -> RoundsTraining[PreferencePair]:
     """Pairs of the policy's own samples; the policy at the start of a round is its reference."""
-    prompts, held_out = load_train_and_held_out(config.data, tokenizer)
+    load = partial(load_prompts, tokenizer=tokenizer, config=config.data)
+    prompts, held_out = train_and_held_out(config.data, load)
 
     def learner(
         policy: PolicyGroup, current: Round, pairs: Sequence[PreferencePair]
@@ -88,7 +86,7 @@ def _sampled(
             is_reference=current.is_start,
         ).learner()
 
-    return RoundsStage(
+    return RoundsTraining(
         command="dpo",
         config=config,
         tokenizer=tokenizer,
@@ -104,9 +102,10 @@ def _sampled(
 
 def _sampled_judged(
     config: DPOConfig, objective: KTOObjective, tokenizer: Tokenizer
-) -> RoundsStage[JudgedResponse]:
+) -> RoundsTraining[JudgedResponse]:
     """Single responses that the policy sampled; its reference as for pairs."""
-    prompts, held_out = load_train_and_held_out(config.data, tokenizer)
+    load = partial(load_prompts, tokenizer=tokenizer, config=config.data)
+    prompts, held_out = train_and_held_out(config.data, load)
     assert config.desirable_reward is not None
 
     def learner(
@@ -123,7 +122,7 @@ def _sampled_judged(
             is_reference=current.is_start,
         ).learner()
 
-    return RoundsStage(
+    return RoundsTraining(
         command="dpo",
         config=config,
         tokenizer=tokenizer,
@@ -145,9 +144,11 @@ def _round_cache(config: DPOConfig, current: Round) -> ReferenceCache[Any]:
     return ReferenceCache(current.folder / "reference", model=reference)
 
 
-def _judged(config: DPOConfig, objective: KTOObjective, tokenizer: Tokenizer) -> Stage[Any, Any]:
+def _judged(
+    config: DPOConfig, objective: KTOObjective, tokenizer: Tokenizer
+) -> SupervisedTraining[Any, Any]:
     """Single responses of the data, with their labels."""
-    train, held_out = _load(load_judged_responses, config, tokenizer)
+    train, held_out = _read(load_judged_responses, config, tokenizer)
     datasets = {"train": train.prompts}
     if held_out.prompts:
         datasets["held_out"] = held_out.prompts
@@ -168,21 +169,14 @@ def _judged(config: DPOConfig, objective: KTOObjective, tokenizer: Tokenizer) ->
             pad_token_id=tokenizer.pad_token_id,
         ).learner()
 
-    return supervised.policy_stage(
+    return supervised.policy_training(
         command="dpo", config=config, train=train, held_out=held_out, learner=learner
     )
 
 
-def _load(
+def _read(
     load: Callable[..., Dataset[SampleT]], config: DPOConfig, tokenizer: Tokenizer
 ) -> tuple[Dataset[SampleT], Dataset[SampleT]]:
-    train, held_out = (
-        load(
-            sources,
-            tokenizer,
-            config=config.data,
-            max_response_tokens=config.max_response_tokens,
-        )
-        for sources in (config.data.train, config.data.eval)
-    )
-    return without_held_out(train, held_out), held_out
+    """The rows of the data, for training and held out."""
+    limits = {"config": config.data, "max_response_tokens": config.max_response_tokens}
+    return train_and_held_out(config.data, partial(load, tokenizer=tokenizer, **limits))

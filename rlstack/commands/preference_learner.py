@@ -36,7 +36,7 @@ class PairLearner:
     """Whether the policy still is the reference, so that logprobs can be computed."""
 
     def learner(self) -> Learner[PreferencePair, PreferenceBatch]:
-        """For `stages.supervised`."""
+        """What the loop of supervised training needs."""
         return Learner(
             trainer=self.policy,
             collate=self.collate,
@@ -90,7 +90,7 @@ class JudgedLearner:
     """As of `PairLearner`."""
 
     def learner(self) -> Learner[JudgedResponse, JudgedPreferenceBatch]:
-        """For `stages.supervised`."""
+        """What the loop of supervised training needs."""
         return Learner(
             trainer=self.policy,
             collate=self.collate,

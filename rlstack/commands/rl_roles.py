@@ -1,7 +1,7 @@
 """Which roles an RL run has, and what can be checked of them before any process starts."""
 
 from rlstack.algorithms.filtration_policies import filtration_policy
-from rlstack.commands.common import reward_models
+from rlstack.commands.wiring import reward_models
 from rlstack.config.algorithm import DistillationAdvantage
 from rlstack.config.model import ModelConfig
 from rlstack.config.run import RLConfig
