@@ -8,30 +8,15 @@ in a `Part`: all of its run, or a round of it.
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rlstack.commands.wiring import Running
 from rlstack.config.run import RLConfig
 from rlstack.config.supervised import SupervisedConfig
+from rlstack.protocols import Trained
 from rlstack.run.checkpoint import load_rewards, write_folder
 from rlstack.run.progress import Progress, Summary
 from rlstack.run.report import write_report
-
-
-class Trainer(Protocol):
-    """Holds weights that are trained."""
-
-    async def save(self, directory: Path) -> None:
-        """Write what `load` needs to go on exactly."""
-        ...
-
-    async def load(self, directory: Path) -> None:
-        """Restore what `save` wrote."""
-        ...
-
-    async def export(self, directory: Path) -> None:
-        """Write the model in Hugging Face format."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +49,7 @@ class Loop:
         running: Running,
         *,
         command: str,
-        trainers: Mapping[str, Trainer],
+        trainers: Mapping[str, Trained],
     ) -> None:
         """trainers: of every trained role by name; the first one's model is the command's."""
         self.config = config

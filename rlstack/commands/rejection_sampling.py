@@ -14,8 +14,6 @@ from rlstack.commands.preflight import preflight
 from rlstack.commands.rounds import Round, RoundsTraining
 from rlstack.commands.supervised import Learner
 from rlstack.config.rounds import RejectionSamplingConfig
-from rlstack.data.dataset import load_prompts
-from rlstack.data.held_out import train_and_held_out
 from rlstack.data.selection import (
     KeptResponse,
     kept_of,
@@ -29,8 +27,6 @@ from workers.groups.ranks import PolicyGroup
 def run(config: RejectionSamplingConfig) -> Summary:
     """Train; what was achieved. The model is in RUN_DIR/export."""
     tokenizer = preflight(config, command="rejection_sampling", longest_row=config.longest_row)
-    load = partial(load_prompts, tokenizer=tokenizer, config=config.data)
-    prompts, held_out = train_and_held_out(config.data, load)
 
     def learner(
         policy: PolicyGroup, _: Round, __: Sequence[KeptResponse]
@@ -46,18 +42,13 @@ def run(config: RejectionSamplingConfig) -> Summary:
             evaluate=policy.evaluate_supervised,
         )
 
+    keep = config.keep
     training = RoundsTraining(
         command="rejection_sampling",
         config=config,
         tokenizer=tokenizer,
-        prompts=prompts,
-        held_out=held_out,
-        rows_per_prompt=min(config.keep.per_prompt, config.rollout.num_samples),
-        select=partial(
-            kept_responses,
-            min_reward=config.keep.min_reward,
-            per_prompt=config.keep.per_prompt,
-        ),
+        rows_per_prompt=min(keep.per_prompt, config.rollout.num_samples),
+        select=partial(kept_responses, min_reward=keep.min_reward, per_prompt=keep.per_prompt),
         to_record=kept_record,
         from_record=kept_of,
         learner=learner,

@@ -28,8 +28,6 @@ from rlstack.metrics import Metrics
 from rlstack.run.progress import Summary
 from rlstack.types import PreferencePair
 from workers.launch.launch import Roles
-from workers.launch.spec import LaunchSpec
-from workers.specs import TrainedRole
 
 
 def run(config: RewardModelConfig) -> Summary:
@@ -62,26 +60,14 @@ def _prepare(config: RewardModelConfig) -> SupervisedTraining[PreferencePair, Pa
             summarize=partial(_summarize, run_dir=Path(config.run_dir)),
         )
 
-    spec = LaunchSpec(
-        placement=config.placement,
-        model=config.model,
-        seed=config.seed,
-        reward_trainer=TrainedRole(
-            model=config.model,
-            trainer=config.trainer,
-            total_updates=config.num_steps(len(train.prompts)),
-            features=feature_scale(train.prompts),
-        ),
-        ray_address=config.ray_address,
-    )
     return SupervisedTraining(
         command="reward_model",
         config=config,
         train=train,
         held_out=held_out,
-        spec=spec,
         learner=learner,
         role="reward_model",
+        features=feature_scale(train.prompts),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlstack.commands.loop import Loop, Part, with_report
 from rlstack.commands.preflight import preflight
-from rlstack.commands.rl_roles import check_roles, chosen_filtration, launch_spec
+from rlstack.commands.rl_roles import check_critic, check_teacher, chosen_filtration, launch_spec
 from rlstack.commands.wiring import Running, Sampling, started
 from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles
@@ -32,7 +32,8 @@ async def _run(config: RLConfig) -> Summary:
     tokenizer = preflight(
         config, command="rl", longest_row=spec.max_prompt_tokens + spec.max_response_tokens
     )
-    check_roles(config)
+    check_critic(config)
+    check_teacher(config)
     filtration = chosen_filtration(config)
     load = partial(load_prompts, tokenizer=tokenizer, config=config.data)
     train, held_out = train_and_held_out(config.data, load)

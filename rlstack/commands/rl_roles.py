@@ -44,16 +44,6 @@ def launch_spec(config: RLConfig) -> LaunchSpec:
     )
 
 
-def check_roles(config: RLConfig) -> None:
-    """Fail early if the critic or the teacher cannot be what it is meant to be.
-
-    Raises:
-        ConfigError: naming the key.
-    """
-    check_critic(config)
-    check_teacher(config)
-
-
 def reference(config: RLConfig) -> FrozenRole | None:
     """The policy as it starts, or a teacher; None where nothing is compared with either."""
     if not config.algorithm.needs_reference:

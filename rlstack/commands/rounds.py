@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic
 
@@ -21,7 +22,8 @@ from rlstack.commands.supervised import Learner
 from rlstack.commands.wiring import Running, Sampling, reward_models, started
 from rlstack.config.rounds import SampledConfig
 from rlstack.controller import sample_groups
-from rlstack.data.dataset import Dataset, SampleT, SkipReport, Source
+from rlstack.data.dataset import Dataset, SampleT, SkipReport, Source, load_prompts
+from rlstack.data.held_out import train_and_held_out
 from rlstack.data.sampler import PromptSampler
 from rlstack.data.selection import Record, Selection
 from rlstack.data.tokenizer import Tokenizer
@@ -54,13 +56,11 @@ class Round:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundsTraining(Generic[SampleT]):
-    """A training in rounds that is ready to start: all that a user can get wrong was checked."""
+    """A training in rounds whose configuration and model have been checked."""
 
     command: str
     config: SampledConfig
     tokenizer: Tokenizer
-    prompts: Dataset[Prompt]
-    held_out: Dataset[Prompt]
     rows_per_prompt: int
     """The most that are selected of the samples of a prompt."""
     select: Callable[[Sequence[Group]], Selection[SampleT]]
@@ -70,8 +70,17 @@ class RoundsTraining(Generic[SampleT]):
 
 
 async def run(training: RoundsTraining[SampleT]) -> Summary:
+    """Read the prompts and carry out all rounds."""
+    data = training.config.data
+    load = partial(load_prompts, tokenizer=training.tokenizer, config=data)
+    return await train(training, *train_and_held_out(data, load))
+
+
+async def train(
+    training: RoundsTraining[SampleT], prompts: Dataset[Prompt], held_out: Dataset[Prompt]
+) -> Summary:
     """Carry out all rounds; SIGTERM or Ctrl-C finish the step, save and stop."""
-    config, prompts, held_out = training.config, training.prompts, training.held_out
+    config = training.config
     num_prompts = config.prompts_in_round(len(prompts.prompts))
     total_steps = config.rounds * config.num_steps(num_prompts * training.rows_per_prompt)
     spec = LaunchSpec(
@@ -98,20 +107,27 @@ async def run(training: RoundsTraining[SampleT]) -> Summary:
             tokenizer=training.tokenizer,
         ),
     ) as running:
-        summary = await _Rounds(training, running).run()
+        summary = await _Rounds(training, prompts, held_out, running).run()
     return with_report(summary, config)
 
 
 class _Rounds(Generic[SampleT]):
     """Carries out the rounds of one run."""
 
-    def __init__(self, training: RoundsTraining[SampleT], running: Running) -> None:
+    def __init__(
+        self,
+        training: RoundsTraining[SampleT],
+        prompts: Dataset[Prompt],
+        held_out: Dataset[Prompt],
+        running: Running,
+    ) -> None:
         roles, config = running.roles, training.config
         assert roles.policy is not None
         assert roles.reallocator is not None
         assert running.engines is not None
         assert running.scorer is not None
         self.training = training
+        self.held_out = held_out.prompts
         self.config = config
         self.running = running
         self.engines, self.scorer = running.engines, running.scorer
@@ -120,9 +136,9 @@ class _Rounds(Generic[SampleT]):
         self.loop = Loop(
             config, running, command=training.command, trainers={"policy": roles.policy}
         )
-        self.num_prompts = config.prompts_in_round(len(training.prompts.prompts))
+        self.num_prompts = config.prompts_in_round(len(prompts.prompts))
         self.sampler = PromptSampler(
-            training.prompts,
+            prompts,
             seed=config.seed,
             shuffle=config.data.shuffle,
             curriculum=config.data.curriculum,
@@ -210,7 +226,7 @@ class _Rounds(Generic[SampleT]):
         return Part(
             end=end,
             step=step,
-            evaluate=self._evaluate if self.training.held_out.prompts else None,
+            evaluate=self._evaluate if self.held_out else None,
             state=steps.state,
             restore=steps.restore,
             resume=start < done,
@@ -254,7 +270,7 @@ class _Rounds(Generic[SampleT]):
         self.running.tracker.span("evaluation")
         await self.reallocator.enter(Phase.GENERATE, version=step)
         groups = await self._groups(
-            self.training.held_out.prompts,
+            self.held_out,
             num_samples=1,
             domain=Domain.EVALUATION,
             first=0,

@@ -12,7 +12,7 @@ from rlstack.data.demonstrations import load_demonstrations
 from rlstack.data.held_out import train_and_held_out
 from rlstack.run.progress import Summary
 from rlstack.types import Demonstration
-from workers.groups.ranks import PolicyGroup
+from workers.launch.launch import Roles
 
 
 def run(config: SFTConfig) -> Summary:
@@ -32,7 +32,8 @@ def _prepare(config: SFTConfig) -> SupervisedTraining[Demonstration, SFTBatch]:
     )
     train, held_out = train_and_held_out(config.data, load)
 
-    def learner(policy: PolicyGroup) -> Learner[Demonstration, SFTBatch]:
+    def learner(roles: Roles) -> Learner[Demonstration, SFTBatch]:
+        policy = supervised.policy_of(roles)
         return Learner(
             trainer=policy,
             collate=partial(collate_demonstrations, pad_token_id=tokenizer.pad_token_id),
@@ -40,6 +41,6 @@ def _prepare(config: SFTConfig) -> SupervisedTraining[Demonstration, SFTBatch]:
             evaluate=policy.evaluate_supervised,
         )
 
-    return supervised.policy_training(
+    return SupervisedTraining(
         command="sft", config=config, train=train, held_out=held_out, learner=learner
     )

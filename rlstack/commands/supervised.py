@@ -1,27 +1,25 @@
 """Supervised training: what `rlstack sft` and every command on a fixed data set share.
 
-Such a command says three things and `run` does the rest (see `sft`, which is nothing else):
-
-1. its data: two `Dataset`s, for training and held out;
-2. which roles to start: `policy_training`, or a `LaunchSpec` of its own with
-   `total_updates=config.num_steps(rows)`;
-3. a `Learner` of the running roles: how samples become a batch, how a batch is learned from, how
-   it is measured, and whose weights those are.
+Such a command reads its data, two `Dataset`s, and makes a `Learner` of the running roles: how
+samples become a batch, how a batch is learned from, how it is measured, and whose weights those
+are. `run` does the rest (see `sft`, which is nothing else).
 
 Its configuration is a `SupervisedConfig`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from rlstack.batch import Rows
-from rlstack.commands.loop import Loop, Part, Trainer, with_report
+from rlstack.commands.loop import Loop, Part, with_report
 from rlstack.commands.wiring import Running, started
 from rlstack.config.supervised import SupervisedConfig
 from rlstack.data.dataset import Dataset, SampleT
+from rlstack.data.features import FeatureScale
 from rlstack.data.sampler import PromptSampler, SamplerState
 from rlstack.metrics import Metrics, merge
+from rlstack.protocols import Trained
 from rlstack.run.progress import Summary
 from workers.groups.ranks import PolicyGroup
 from workers.launch.launch import Roles
@@ -35,7 +33,7 @@ BatchT = TypeVar("BatchT", bound=Rows)
 class Learner(Generic[SampleT, BatchT]):
     """What a command does with its samples."""
 
-    trainer: Trainer
+    trainer: Trained
     collate: Callable[[Sequence[SampleT]], BatchT]
     update: Callable[[BatchT], Awaitable[Metrics]]
     """Takes one optimizer step on the whole batch."""
@@ -56,54 +54,50 @@ class SupervisedTraining(Generic[SampleT, BatchT]):
     config: SupervisedConfig
     train: Dataset[SampleT]
     held_out: Dataset[SampleT]
-    spec: LaunchSpec
     learner: Callable[[Roles], Learner[SampleT, BatchT]]
-    role: str = "policy"
-    """The name of what is trained."""
+    role: Literal["policy", "reward_model"] = "policy"
+    """What is trained."""
+    features: FeatureScale | None = None
+    """Of the responses that a reward model is trained on."""
 
-
-def policy_training(
-    *,
-    command: str,
-    config: SupervisedConfig,
-    train: Dataset[SampleT],
-    held_out: Dataset[SampleT],
-    learner: Callable[[PolicyGroup], Learner[SampleT, BatchT]],
-) -> SupervisedTraining[SampleT, BatchT]:
-    """A training of a policy that starts nothing else."""
-
-    def of_roles(roles: Roles) -> Learner[SampleT, BatchT]:
-        assert roles.policy is not None
-        return learner(roles.policy)
-
-    spec = LaunchSpec(
-        placement=config.placement,
-        model=config.model,
-        seed=config.seed,
-        policy=TrainedRole(
-            model=config.model,
-            trainer=config.trainer,
-            total_updates=config.num_steps(len(train.prompts)),
-        ),
-        ray_address=config.ray_address,
-    )
-    return SupervisedTraining(
-        command=command, config=config, train=train, held_out=held_out, spec=spec, learner=of_roles
-    )
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.config.num_steps(len(self.train.prompts))
 
 
 async def run(training: SupervisedTraining[SampleT, BatchT]) -> Summary:
     """Train to the last step; SIGTERM or Ctrl-C finish the step, save and stop."""
     config = training.config
+    trained = TrainedRole(
+        model=config.model,
+        trainer=config.trainer,
+        total_updates=training.num_steps,
+        features=training.features,
+    )
+    spec = LaunchSpec(
+        placement=config.placement,
+        model=config.model,
+        seed=config.seed,
+        policy=trained if training.role == "policy" else None,
+        reward_trainer=trained if training.role == "reward_model" else None,
+        ray_address=config.ray_address,
+    )
     async with started(
         config,
-        training.spec,
+        spec,
         command=training.command,
-        total_steps=config.num_steps(len(training.train.prompts)),
+        total_steps=training.num_steps,
         notes=notes(training.train, training.held_out, title="training"),
     ) as running:
         summary = await learn(training, training.learner(running.roles), running)
     return with_report(summary, config)
+
+
+def policy_of(roles: Roles) -> PolicyGroup:
+    """The policy, where one is trained."""
+    assert roles.policy is not None
+    return roles.policy
 
 
 def notes(train: Dataset[Any], held_out: Dataset[Any], *, title: str) -> list[str]:
@@ -125,7 +119,7 @@ async def learn(
         return (await steps.evaluate(held_out)).values()
 
     part = Part(
-        end=config.num_steps(len(training.train.prompts)),
+        end=training.num_steps,
         step=steps.step,
         evaluate=evaluate if held_out else None,
         state=steps.state,

@@ -34,8 +34,8 @@ class Command:
     """Has `run`, of a configuration of `schema` or of the arguments; it may give a `Summary`."""
     schema: type[RunSchema] | None = None
     """Of a Hydra app; None: the command reads its arguments itself."""
-    resumed: Callable[[Path, list[str]], dict[str, Any]] | None = None
-    """Reads the configuration with which RUN_DIR goes on; None: it cannot be resumed."""
+    resumed: Callable[[Path, list[str]], dict[str, Any]] | None = resumed_values
+    """Reads the configuration with which RUN_DIR goes on; None: the app cannot be resumed."""
     usage: str | None = None
     """What its own --help prints; None: the command has more to say."""
     needs_runtime: bool = True
@@ -71,36 +71,32 @@ COMMANDS: dict[str, Command] = {
         help="reinforcement learning:    rlstack rl experiment=gsm8k_grpo model.path=MODEL",
         module="rl",
         schema=RLConfig,
-        resumed=resumed_values,
     ),
     "sft": Command(
         help="supervised training:       rlstack sft model.path=MODEL data.train=[...]",
         module="sft",
         schema=SFTConfig,
-        resumed=resumed_values,
     ),
     "reward_model": Command(
         help="a reward model from pairs: rlstack reward_model model.path=MODEL data.train=[...]",
         module="reward_model",
         schema=RewardModelConfig,
-        resumed=resumed_values,
     ),
     "dpo": Command(
         help="preference learning:       rlstack dpo model.path=MODEL data.train=[...]",
         module="dpo",
         schema=DPOConfig,
-        resumed=resumed_values,
     ),
     "rejection_sampling": Command(
         help="training on the best of its own samples: rlstack rejection_sampling -h",
         module="rejection_sampling",
         schema=RejectionSamplingConfig,
-        resumed=resumed_values,
     ),
     "eval": Command(
         help="pass@k of a checkpoint:    rlstack eval model.path=MODEL_OR_RUN_DIR data.eval=[...]",
         module="evaluate",
         schema=EvalConfig,
+        resumed=None,
     ),
     "pipeline": Command(
         help="several of these as one:   rlstack pipeline experiment=rlhf_quickstart",

@@ -77,7 +77,7 @@ async def started(
             rewards = {prompt.reward for prompt in sampling.prompts if prompt.reward}
             scorer = ScorerPool(sampling.config.reward, row_rewards=rewards)
             stack.callback(scorer.close)
-            with_environment = stack.enter_context(_episodes(sampling))
+            with_environment = _episodes(sampling, stack)
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "config.yaml").write_text(dump(config))
         tracker = stack.enter_context(
@@ -146,21 +146,13 @@ def stop_signals() -> Iterator[asyncio.Event]:
             loop.remove_signal_handler(number)
 
 
-@contextmanager
-def _episodes(sampling: Sampling) -> Iterator[Callable[[EngineGroup], Awaitable[RolloutEngines]]]:
-    """Put the run's environment before its engines; without one leave them as they are.
-
-    The environment's processes live as long as the context.
-    """
-
-    async def without(engines: EngineGroup) -> RolloutEngines:
-        return engines
-
-    config = sampling.config
-    environment = config.environment
+def _episodes(
+    sampling: Sampling, stack: AsyncExitStack
+) -> Callable[[EngineGroup], Awaitable[RolloutEngines]] | None:
+    """Start the environment's processes; what puts it before the engines. None: there is none."""
+    config, environment = sampling.config, sampling.config.environment
     if environment is None:
-        yield without
-        return
+        return None
     check_prompts(sampling.prompts)
     renderer = TurnRenderer(
         sampling.tokenizer,
@@ -168,12 +160,10 @@ def _episodes(sampling: Sampling) -> Iterator[Callable[[EngineGroup], Awaitable[
         max_observation_tokens=environment.max_observation_tokens,
     )
     pool = EnvironmentPool(environment, config.reward)
+    stack.callback(pool.close)
 
     async def with_environment(engines: EngineGroup) -> RolloutEngines:
         await pool.ready()
         return EpisodeEngines(engines, pool, renderer, max_turns=environment.max_turns)
 
-    try:
-        yield with_environment
-    finally:
-        pool.close()
+    return with_environment

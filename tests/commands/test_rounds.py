@@ -238,8 +238,6 @@ def run_rounds(run_dir: Path, *, resume: bool, stop_after: int | None = None) ->
         command="rejection_sampling",
         config=config,
         tokenizer=CharTokenizer(),
-        prompts=prompts(NUM_PROMPTS, "train"),
-        held_out=prompts(2, "held_out"),
         rows_per_prompt=NUM_SAMPLES,
         select=partial(kept_responses, min_reward=0, per_prompt=NUM_SAMPLES),
         to_record=kept_record,
@@ -250,7 +248,9 @@ def run_rounds(run_dir: Path, *, resume: bool, stop_after: int | None = None) ->
         patch.setattr(wiring, "launch", launched)
         patch.setattr(wiring, "stop_signals", lambda: nullcontext(policy.stop))
         patch.setattr(wiring, "ScorerPool", lambda *_, **__: RememberingScorer())
-        summary = asyncio.run(rounds.run(training))
+        summary = asyncio.run(
+            rounds.train(training, prompts(NUM_PROMPTS, "train"), prompts(2, "held_out"))
+        )
     return Outcome(policy=policy, stopped_early=summary.stopped_early)
 
 
