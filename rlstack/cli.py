@@ -1,17 +1,15 @@
-"""The `rlstack` command: every stage is a Hydra app behind one entry point.
+"""The `rlstack` command: every command is a row of a table, most of them Hydra apps.
 
 With `rlstack.commands` the composition root: the only modules of the core that know `workers`.
 """
 
 import errno
-import importlib
 import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 import hydra
 from omegaconf import DictConfig
@@ -23,14 +21,9 @@ from rlstack.commands.command_line import (
     plain_values,
     resume_target,
 )
-from rlstack.config.base import RunSchema
+from rlstack.commands.table import APPS, COMMANDS
 from rlstack.config.load import parse
-from rlstack.config.pipeline import PipelineConfig, register_stage_references, resumed_pipeline
-from rlstack.config.resume import resumed_values
-from rlstack.config.reward_model import RewardModelConfig
-from rlstack.config.rounds import DPOConfig, RejectionSamplingConfig
-from rlstack.config.run import EvalConfig, RLConfig
-from rlstack.config.supervised import SFTConfig
+from rlstack.config.pipeline import register_stage_references
 from rlstack.errors import (
     CheckpointError,
     ConfigError,
@@ -40,47 +33,20 @@ from rlstack.errors import (
     WeightSyncError,
     WorkerError,
 )
-from rlstack.quick_imports import quick_imports
-
-if TYPE_CHECKING:
-    from rlstack.run.progress import Summary
 
 USAGE = """rlstack: reinforcement-learning post-training of language models
 
 usage: rlstack COMMAND [key=value ...]
 
-  quickstart   build, warm-start and train a small model; prints where the report is
-  rl           reinforcement learning:    rlstack rl experiment=gsm8k_grpo model.path=MODEL
-  sft          supervised training:       rlstack sft model.path=MODEL data.train=[...]
-  reward_model a reward model from pairs: rlstack reward_model model.path=MODEL data.train=[...]
-  dpo          preference learning:       rlstack dpo model.path=MODEL data.train=[...]
-  rejection_sampling
-               training on the best of its own samples: rlstack rejection_sampling -h
-  eval         pass@k of a checkpoint:    rlstack eval model.path=MODEL_OR_RUN_DIR data.eval=[...]
-  pipeline     several of these as one:   rlstack pipeline experiment=rlhf_quickstart
-  merge        one model out of several:  rlstack merge OUTPUT MODEL MODEL --method ties ...
-  report       HTML report of a run:      rlstack report RUN_DIR
-  algorithms   every method: formula, source, defaults, how to select it
-  rewards      list the rewards, test one on rows of yours, write a new one: rlstack rewards -h
+{commands}
 
 From rl to pipeline all are Hydra apps: --help lists their groups, --cfg job prints the
 configuration, --multirun sweeps. rlstack COMMAND resume=RUN_DIR continues a run that trains.
 eval "$(rlstack -sc install=bash)" turns on completion (zsh: =bash too; fish: =fish)."""
 
+NAME_WIDTH = 12
+
 HELP = ("--help", "-h")
-
-SCHEMAS: dict[str, type[RunSchema]] = {
-    "rl": RLConfig,
-    "sft": SFTConfig,
-    "reward_model": RewardModelConfig,
-    "dpo": DPOConfig,
-    "rejection_sampling": RejectionSamplingConfig,
-    "eval": EvalConfig,
-}
-
-APPS: dict[str, type[RunSchema]] = {**SCHEMAS, "pipeline": PipelineConfig}
-
-RESUMABLE = tuple(name for name in APPS if name != "eval")
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -94,48 +60,44 @@ USER_ERRORS = (
     WorkerError,
 )
 
-RUNTIME_PACKAGES = ("ray", "vllm", "deepspeed", "transformers")
-
 
 def main() -> None:
     """Entry point of the console script."""
     # Python prints these for other people's sources when it compiles them, on the first run.
     warnings.simplefilter("ignore", SyntaxWarning)
     arguments = sys.argv[1:]
-    commands: dict[str, Callable[[list[str]], None]] = {
-        "quickstart": _quickstart,
-        "rl": lambda args: _stage("rl", args),
-        "sft": lambda args: _stage("sft", args),
-        "reward_model": lambda args: _stage("reward_model", args),
-        "dpo": lambda args: _stage("dpo", args),
-        "rejection_sampling": lambda args: _stage("rejection_sampling", args),
-        "eval": lambda args: _stage("eval", args),
-        "pipeline": lambda args: _stage("pipeline", args),
-        "merge": _merge,
-        "report": _report,
-        "algorithms": _algorithms,
-        "rewards": _rewards,
-    }
     completing = completion(
         arguments,
         line=os.environ.get("COMP_LINE", ""),
-        commands=tuple(commands),
+        commands=tuple(COMMANDS),
         apps=tuple(APPS),
     )
     if completing is not None:
         _complete(completing)
         return
-    command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
-    if command in HELP:
-        print(USAGE)
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if name in HELP:
+        print(_usage())
         return
-    if command not in commands:
-        _fail(f"unknown command {command!r}; one of {', '.join(commands)}")
+    if name not in COMMANDS:
+        _fail(f"unknown command {name!r}; one of {', '.join(COMMANDS)}")
     _check_own_packages()
     try:
-        commands[command](rest)
+        _run(name, rest)
     except (*USER_ERRORS, OSError) as error:
         _explain(error)
+
+
+def _usage() -> str:
+    """What `rlstack --help` prints; a name that is too long has a line of its own."""
+    indent = " " * (NAME_WIDTH + 3)
+    lines = [
+        f"  {name:<{NAME_WIDTH}} {command.help}"
+        if len(name) <= NAME_WIDTH
+        else f"  {name}\n{indent}{command.help}"
+        for name, command in COMMANDS.items()
+    ]
+    return USAGE.format(commands="\n".join(lines))
 
 
 def _complete(answer: Completion) -> None:
@@ -146,23 +108,31 @@ def _complete(answer: Completion) -> None:
     _hydra_app(answer.app, list(answer.arguments))
 
 
-def _stage(name: str, arguments: list[str]) -> None:
-    run_dir = resume_target(arguments) if name in RESUMABLE else None
-    if run_dir is None:
-        _hydra_app(name, hydra_arguments(arguments, schema=APPS[name]))
+def _run(name: str, arguments: list[str]) -> None:
+    command = COMMANDS[name]
+    if command.schema is None:
+        if command.usage is not None and any(argument in HELP for argument in arguments):
+            print(command.usage)
+        else:
+            command.run(arguments)
+        return
+    run_dir = None if command.resumed is None else resume_target(arguments)
+    if command.resumed is None or run_dir is None:
+        _hydra_app(name, hydra_arguments(arguments, schema=command.schema))
         return
     # The saved configuration is already composed, and no new run directory must be made.
     overrides = [argument for argument in arguments if not argument.startswith("resume=")]
-    saved = resumed_pipeline if name == "pipeline" else resumed_values
-    _run_stage(name, parse(APPS[name], saved(run_dir, overrides)))
+    command.run(parse(command.schema, command.resumed(run_dir, overrides)))
 
 
 def _hydra_app(name: str, arguments: list[str]) -> None:
+    schema = APPS[name]
+
     @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)
     def app(composed: DictConfig) -> None:
         try:
             fallback = plain_values(hydra.compose(name))
-            _run_stage(name, parse(APPS[name], plain_values(composed), fallback=fallback))
+            COMMANDS[name].run(parse(schema, plain_values(composed), fallback=fallback))
         except (*USER_ERRORS, OSError) as error:  # here, before Hydra prints its own traceback
             _explain(error)
 
@@ -170,108 +140,6 @@ def _hydra_app(name: str, arguments: list[str]) -> None:
     # Hydra reads sys.argv itself; completion is installed for the program of this name.
     sys.argv = ["rlstack", *arguments]
     app()
-
-
-def _run_stage(name: str, config: Any) -> bool:
-    """Whether the stage came to its end; False: it was stopped, and can be continued."""
-    _need_runtime()
-    with quick_imports():
-        importlib.import_module(f"rlstack.commands.{'evaluate' if name == 'eval' else name}")
-    match name:
-        case "rl":
-            from rlstack.commands import rl
-
-            summary = rl.run(config)
-            print(f"report: {summary.report}")
-            return not summary.stopped_early
-        case "sft":
-            from rlstack.commands import sft
-
-            return _print_model(sft.run(config))
-        case "reward_model":
-            from rlstack.commands import reward_model
-
-            return _print_model(reward_model.run(config))
-        case "dpo":
-            from rlstack.commands import dpo
-
-            return _print_model(dpo.run(config))
-        case "rejection_sampling":
-            from rlstack.commands import rejection_sampling
-
-            return _print_model(rejection_sampling.run(config))
-        case "eval":
-            from rlstack.commands import evaluate
-
-            for key, value in evaluate.run(config).items():
-                print(f"{key}: {value:.4f}")
-            return True
-        case "pipeline":
-            from rlstack.commands import pipeline
-
-            return pipeline.run(config, schemas=SCHEMAS, run_stage=_run_stage)
-        case _:
-            raise AssertionError(name)
-
-
-def _print_model(summary: "Summary") -> bool:
-    """Say where a stage that trains has left what; whether it came to its end."""
-    if summary.model is not None:
-        print(f"model: {summary.model}")
-    print(f"report: {summary.report}")
-    return not summary.stopped_early
-
-
-def _quickstart(arguments: list[str]) -> None:
-    if any(argument in HELP for argument in arguments):
-        print("usage: rlstack quickstart [key=value ...], overrides of its rl part (rlstack rl -h)")
-        return
-    _need_runtime()
-    from rlstack.commands import quickstart
-
-    quickstart.run(arguments)
-
-
-def _merge(arguments: list[str]) -> None:
-    from rlstack.commands import merge as merge_command
-
-    print(f"model: {merge_command.run(arguments)}")
-
-
-def _report(arguments: list[str]) -> None:
-    usage = "usage: rlstack report RUN_DIR"
-    if any(argument in HELP for argument in arguments):
-        print(usage)
-        return
-    if len(arguments) != 1:
-        _fail(usage)
-    from rlstack.run.report import write_report
-
-    print(write_report(Path(arguments[0])))
-
-
-def _algorithms(arguments: list[str]) -> None:
-    if arguments:
-        print("usage: rlstack algorithms")
-        return
-    from rlstack.commands.algorithms import catalog_page
-
-    print(catalog_page(), end="")
-
-
-def _rewards(arguments: list[str]) -> None:
-    from rlstack.commands.rewards import command as rewards_command
-
-    rewards_command.run(arguments)
-
-
-def _need_runtime() -> None:
-    missing = [name for name in RUNTIME_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        _fail(
-            f"this needs {', '.join(missing)}: pip install 'rlstack[cpu]' (or 'rlstack[gpu]'). "
-            "The core package holds configuration, algorithms and rewards only"
-        )
 
 
 def _check_own_packages() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rlstack.cli import APPS, _explain
+from rlstack.cli import _explain
+from rlstack.commands.table import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +35,7 @@ def rlstack(
 def test_help_names_every_command(tmp_path: Path) -> None:
     found = rlstack("--help", cwd=tmp_path)
     assert found.returncode == 0
-    for command in ("quickstart", *APPS, "merge", "report", "algorithms", "rewards"):
+    for command in COMMANDS:
         assert re.search(rf"^  {command}\s", found.stdout, re.MULTILINE)
 
 

@@ -109,6 +109,11 @@ LIBRARY: dict[str, ModuleType] = {
 """Functions behind single keys, and those that no key of `rlstack rl` selects."""
 
 
+def run(arguments: list[str]) -> None:
+    """Print the page."""
+    print("usage: rlstack algorithms\n" if arguments else catalog_page(), end="")
+
+
 def catalog_page() -> str:
     """The catalog as Markdown."""
     sections = [INTRODUCTION, "## Methods: `algorithm=NAME`\n", _table(METHOD_HEAD, _methods())]

@@ -1,20 +1,19 @@
 """`rlstack dpo`: learning from preferences in the data, or from the policy's own samples."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlstack.commands import rounds, supervised
-from rlstack.commands.common import load_train_and_held_out
-from rlstack.commands.preference_learner import JudgedLearner, PairLearner
-from rlstack.commands.rounds import Round, RoundsStage
-from rlstack.commands.supervised import Learner, Stage
-from rlstack.config.preference import KTOObjective, PairObjective
+from rlstack.commands.preference_learner import Reference, judged_learner, pair_learner
+from rlstack.commands.preflight import preflight
+from rlstack.commands.rounds import Round, RoundsTraining
+from rlstack.commands.supervised import Learner, SupervisedTraining
+from rlstack.config.preference import KTOObjective
 from rlstack.config.rounds import DPOConfig
-from rlstack.data.dataset import Dataset, SampleT
-from rlstack.data.held_out import without_held_out
+from rlstack.data.held_out import train_and_held_out
 from rlstack.data.mismatched import mismatched
 from rlstack.data.preferences import load_judged_responses, load_preferences
 from rlstack.data.reference_cache import ReferenceCache
@@ -28,161 +27,89 @@ from rlstack.data.selection import (
 )
 from rlstack.data.tokenizer import Tokenizer
 from rlstack.run.progress import Summary
-from rlstack.types import JudgedResponse, PreferencePair
 from workers.groups.ranks import PolicyGroup
-from workers.models.adapter_targets import check_adapters
-from workers.models.preflight import check_model, check_positions, load_tokenizer, model_fingerprint
+from workers.launch.launch import Roles
+from workers.models.preflight import model_fingerprint
+
+Datasets = Mapping[str, Sequence[Any]]
+"""Name -> pairs or judged responses."""
+
+MakeLearner = Callable[[PolicyGroup, Reference[Any]], Learner[Any, Any]]
 
 
 def run(config: DPOConfig) -> Summary:
     """Train; what was achieved. The model is in RUN_DIR/export."""
-    supervised.check_run_dir(config, command="dpo")
-    check_model(config.model)
-    check_adapters(config.model, config.trainer.lora, key="trainer.lora")
-    check_positions(config.model, longest_row=config.longest_row)
-    tokenizer = load_tokenizer(config.model)
-    objective = config.objective
-    if isinstance(objective, KTOObjective):
-        if config.rounds:
-            return asyncio.run(rounds.run(_sampled_judged(config, objective, tokenizer)))
-        return asyncio.run(supervised.run(_judged(config, objective, tokenizer)))
+    tokenizer = preflight(config, command="dpo", longest_row=config.longest_row)
     if config.rounds:
-        return asyncio.run(rounds.run(_sampled(config, objective, tokenizer)))
-    return asyncio.run(supervised.run(_pairs(config, objective, tokenizer)))
+        return asyncio.run(rounds.run(_sampled(config, tokenizer)))
+    return asyncio.run(supervised.run(_given(config, tokenizer)))
 
 
-def _pairs(config: DPOConfig, objective: PairObjective, tokenizer: Tokenizer) -> Stage[Any, Any]:
-    """Pairs of the data."""
-    train, held_out = _load(load_preferences, config, tokenizer)
+def _given(config: DPOConfig, tokenizer: Tokenizer) -> SupervisedTraining[Any, Any]:
+    """The preferences of the data."""
+    judged = isinstance(config.objective, KTOObjective)
+    load: Callable[..., Any] = partial(
+        load_judged_responses if judged else load_preferences,
+        tokenizer=tokenizer,
+        config=config.data,
+        max_response_tokens=config.max_response_tokens,
+    )
+    train, held_out = train_and_held_out(config.data, load)
+    datasets = {"train": train.prompts, "held_out": held_out.prompts}
+    make = _learner_of(config, datasets, tokenizer)
     fingerprint = model_fingerprint(config.model)
 
-    def learner(policy: PolicyGroup) -> Learner[Any, Any]:
-        return PairLearner(
-            policy=policy,
-            objective=objective,
-            cache=ReferenceCache(Path(config.run_dir) / "reference", model=fingerprint),
-            datasets={"train": train.prompts, "held_out": held_out.prompts},
-            pad_token_id=tokenizer.pad_token_id,
-        ).learner()
+    def learner(roles: Roles) -> Learner[Any, Any]:
+        cache = ReferenceCache[Any](Path(config.run_dir) / "reference", model=fingerprint)
+        return make(supervised.policy_of(roles), Reference(cache=cache, datasets=datasets))
 
-    return supervised.policy_stage(
+    return SupervisedTraining(
         command="dpo", config=config, train=train, held_out=held_out, learner=learner
     )
 
 
-def _sampled(
-    config: DPOConfig, objective: PairObjective, tokenizer: Tokenizer
-) -> RoundsStage[PreferencePair]:
-    """Pairs of the policy's own samples; the policy at the start of a round is its reference."""
-    prompts, held_out = load_train_and_held_out(config.data, tokenizer)
+def _sampled(config: DPOConfig, tokenizer: Tokenizer) -> RoundsTraining[Any]:
+    """Preferences among what the policy samples; it is its reference as a round finds it."""
 
-    def learner(
-        policy: PolicyGroup, current: Round, pairs: Sequence[PreferencePair]
-    ) -> Learner[PreferencePair, Any]:
-        return PairLearner(
-            policy=policy,
-            objective=objective,
-            cache=_round_cache(config, current),
-            datasets={"train": pairs},
-            pad_token_id=tokenizer.pad_token_id,
-            is_reference=current.is_start,
-        ).learner()
+    def learner(policy: PolicyGroup, current: Round, samples: Sequence[Any]) -> Learner[Any, Any]:
+        # Later references are no model that lies anywhere; their rows lie in the same folder.
+        first = current.number == 1
+        model = model_fingerprint(config.model) if first else f"round {current.number}"
+        cache = ReferenceCache[Any](current.folder / "reference", model=model)
+        datasets = {"train": samples}
+        return _learner_of(config, datasets, tokenizer)(
+            policy, Reference(cache=cache, datasets=datasets, is_policy=current.is_start)
+        )
 
-    return RoundsStage(
-        command="dpo",
-        config=config,
-        tokenizer=tokenizer,
-        prompts=prompts,
-        held_out=held_out,
-        rows_per_prompt=1,
-        select=best_versus_worst,
-        to_record=pair_record,
-        from_record=pair_of,
-        learner=learner,
+    training = partial(
+        RoundsTraining[Any], command="dpo", config=config, tokenizer=tokenizer, learner=learner
+    )
+    if isinstance(config.objective, KTOObjective):
+        assert config.desirable_reward is not None
+        return training(
+            rows_per_prompt=config.rollout.num_samples,
+            select=partial(judged_responses, threshold=config.desirable_reward),
+            to_record=judged_record,
+            from_record=judged_of,
+        )
+    return training(
+        rows_per_prompt=1, select=best_versus_worst, to_record=pair_record, from_record=pair_of
     )
 
 
-def _sampled_judged(
-    config: DPOConfig, objective: KTOObjective, tokenizer: Tokenizer
-) -> RoundsStage[JudgedResponse]:
-    """Single responses that the policy sampled; its reference as for pairs."""
-    prompts, held_out = load_train_and_held_out(config.data, tokenizer)
-    assert config.desirable_reward is not None
+def _learner_of(config: DPOConfig, datasets: Datasets, tokenizer: Tokenizer) -> MakeLearner:
+    """What makes the learner of the objective.
 
-    def learner(
-        policy: PolicyGroup, current: Round, responses: Sequence[JudgedResponse]
-    ) -> Learner[JudgedResponse, Any]:
-        others = mismatched(responses, seed=config.seed)
-        return JudgedLearner(
-            policy=policy,
-            objective=objective,
-            cache=_round_cache(config, current),
-            datasets={"train": responses},
-            others=dict(zip(responses, others, strict=True)),
-            pad_token_id=tokenizer.pad_token_id,
-            is_reference=current.is_start,
-        ).learner()
-
-    return RoundsStage(
-        command="dpo",
-        config=config,
-        tokenizer=tokenizer,
-        prompts=prompts,
-        held_out=held_out,
-        rows_per_prompt=config.rollout.num_samples,
-        select=partial(judged_responses, threshold=config.desirable_reward),
-        to_record=judged_record,
-        from_record=judged_of,
-        learner=learner,
-    )
-
-
-def _round_cache(config: DPOConfig, current: Round) -> ReferenceCache[Any]:
-    """Of the reference of a round."""
-    # Later references are no model that lies anywhere; their rows lie in the same folder.
-    first = current.number == 1
-    reference = model_fingerprint(config.model) if first else f"round {current.number}"
-    return ReferenceCache(current.folder / "reference", model=reference)
-
-
-def _judged(config: DPOConfig, objective: KTOObjective, tokenizer: Tokenizer) -> Stage[Any, Any]:
-    """Single responses of the data, with their labels."""
-    train, held_out = _load(load_judged_responses, config, tokenizer)
-    datasets = {"train": train.prompts}
-    if held_out.prompts:
-        datasets["held_out"] = held_out.prompts
+    Raises:
+        DataError: if kto finds no prompts to put the responses of others behind.
+    """
+    objective, pad_token_id = config.objective, tokenizer.pad_token_id
+    if not isinstance(objective, KTOObjective):
+        return partial(pair_learner, objective=objective, pad_token_id=pad_token_id)
     others = {
         response: other
         for responses in datasets.values()
+        if responses
         for response, other in zip(responses, mismatched(responses, seed=config.seed), strict=True)
     }
-    fingerprint = model_fingerprint(config.model)
-
-    def learner(policy: PolicyGroup) -> Learner[Any, Any]:
-        return JudgedLearner(
-            policy=policy,
-            objective=objective,
-            cache=ReferenceCache(Path(config.run_dir) / "reference", model=fingerprint),
-            datasets=dict(datasets),
-            others=others,
-            pad_token_id=tokenizer.pad_token_id,
-        ).learner()
-
-    return supervised.policy_stage(
-        command="dpo", config=config, train=train, held_out=held_out, learner=learner
-    )
-
-
-def _load(
-    load: Callable[..., Dataset[SampleT]], config: DPOConfig, tokenizer: Tokenizer
-) -> tuple[Dataset[SampleT], Dataset[SampleT]]:
-    train, held_out = (
-        load(
-            sources,
-            tokenizer,
-            config=config.data,
-            max_response_tokens=config.max_response_tokens,
-        )
-        for sources in (config.data.train, config.data.eval)
-    )
-    return without_held_out(train, held_out), held_out
+    return partial(judged_learner, objective=objective, pad_token_id=pad_token_id, others=others)

@@ -2,95 +2,83 @@
 
 import asyncio
 import json
-from contextlib import AsyncExitStack
+from collections.abc import Sequence
 from pathlib import Path
 
-from rlstack.commands.common import episodes, reward_models, serve_reward_models
-from rlstack.config.load import dump
+from rlstack.commands.preflight import check_main_model
+from rlstack.commands.wiring import Running, Sampling, reward_models, started
 from rlstack.config.model import ModelConfig
 from rlstack.config.run import EvalConfig
 from rlstack.data.dataset import load_prompts
 from rlstack.errors import ConfigError
 from rlstack.evaluation import evaluation_metrics
-from rlstack.generation import GroupSampler
 from rlstack.run.checkpoint import Checkpoints
+from rlstack.run.progress import Summary
 from rlstack.run.rollout_log import write_rollouts
-from rlstack.run.tracking import Tracker
 from rlstack.seeds import Domain
-from rlstack.types import SamplingSettings
-from workers.launch.launch import launch
+from rlstack.types import Prompt, SamplingSettings
 from workers.launch.spec import LaunchSpec
-from workers.models.preflight import (
-    check_model,
-    check_positions,
-    is_model_directory,
-    load_tokenizer,
-)
-from workers.scoring.pool import ScorerPool
+from workers.models.preflight import is_model_directory
 
 
-def run(config: EvalConfig) -> dict[str, float]:
-    """Evaluate and print; the metrics, which also lie in RUN_DIR/evaluation.json."""
+def run(config: EvalConfig) -> Summary:
+    """Evaluate; the metrics, which also lie in RUN_DIR/evaluation.json."""
     return asyncio.run(_run(config))
 
 
-async def _run(config: EvalConfig) -> dict[str, float]:
-    run_dir = Path(config.run_dir)
+async def _run(config: EvalConfig) -> Summary:
     model = resolve_model(config.model)
+    max_response_tokens = config.evaluation.max_response_tokens
+    longest_row = config.data.max_prompt_tokens + max_response_tokens
+    tokenizer = check_main_model(model, longest_row=longest_row)
+    dataset = load_prompts(config.data.eval, tokenizer, config=config.data)
+    spec = LaunchSpec(
+        placement=config.placement,
+        model=model,
+        seed=config.seed,
+        rollout=config.rollout,
+        reward_models=reward_models(config.reward),
+        max_prompt_tokens=config.data.max_prompt_tokens,
+        max_response_tokens=max_response_tokens,
+        ray_address=config.ray_address,
+    )
+    async with started(
+        config,
+        spec,
+        command="eval",
+        total_steps=1,
+        notes=[dataset.summary("held-out")],
+        sampling=Sampling(config=config, prompts=dataset.prompts, tokenizer=tokenizer),
+    ) as running:
+        values = await _evaluate(config, running, dataset.prompts)
+    (Path(config.run_dir) / "evaluation.json").write_text(json.dumps(values, indent=2))
+    return Summary(measured=values)
+
+
+async def _evaluate(
+    config: EvalConfig, running: Running, prompts: Sequence[Prompt]
+) -> dict[str, float]:
+    """Sample and score the prompts; the metrics `eval/...`, which are logged."""
+    assert running.sampler is not None
+    running.tracker.phase("evaluation")
     settings = config.evaluation
-    check_model(model)
-    longest_row = config.data.max_prompt_tokens + settings.max_response_tokens
-    check_positions(model, longest_row=longest_row)
-    tokenizer = load_tokenizer(model)
-    prompts = load_prompts(config.data.eval, tokenizer, config=config.data)
-    async with AsyncExitStack() as stack:
-        row_rewards = {prompt.reward for prompt in prompts.prompts if prompt.reward}
-        scorer = ScorerPool(config.reward, row_rewards=row_rewards)
-        stack.callback(scorer.close)
-        with_environment = stack.enter_context(episodes(config, tokenizer, prompts.prompts))
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").write_text(dump(config))
-        tracker = stack.enter_context(
-            Tracker.open(config.tracking, run_dir=run_dir, total_steps=1, title="eval")
-        )
-        tracker.note(prompts.summary("held-out"))
-        tracker.phase("starting engines")
-        spec = LaunchSpec(
-            placement=config.placement,
-            model=model,
-            seed=config.seed,
-            rollout=config.rollout,
-            reward_models=reward_models(config.reward),
-            max_prompt_tokens=config.data.max_prompt_tokens,
+    groups = await running.sampler.sample(
+        prompts,
+        domain=Domain.EVALUATION,
+        numbers=range(len(prompts)),
+        num_samples=settings.num_samples,
+        sampling=SamplingSettings(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
             max_response_tokens=settings.max_response_tokens,
-            ray_address=config.ray_address,
-        )
-        running = await stack.enter_async_context(launch(spec))
-        assert running.engines is not None
-        serve_reward_models(scorer, running, config.reward)
-        await scorer.ready()
-        tracker.phase("evaluation")
-        sampler = GroupSampler(
-            engines=await with_environment(running.engines), scorer=scorer, seed=config.seed
-        )
-        groups = await sampler.sample(
-            prompts.prompts,
-            num_samples=settings.num_samples,
-            sampling=SamplingSettings(
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                max_response_tokens=settings.max_response_tokens,
-                stop=config.rollout.stop,
-            ),
-            domain=Domain.EVALUATION,
-            numbers=range(len(prompts.prompts)),
-            version=num_updates(config.model),
-        )
-        values = evaluation_metrics(groups).values()
-        tracker.log(1, values)
-        if config.tracking.save_rollouts:
-            write_rollouts(groups, run_dir=run_dir, step=1, evaluation=True)
-    (run_dir / "evaluation.json").write_text(json.dumps(values, indent=2))
+            stop=config.rollout.stop,
+        ),
+        version=num_updates(config.model),
+    )
+    values = evaluation_metrics(groups).values()
+    running.tracker.log(1, values)
+    if config.tracking.save_rollouts:
+        write_rollouts(groups, run_dir=Path(config.run_dir), step=1, evaluation=True)
     return values
 
 
@@ -120,4 +108,7 @@ def num_updates(model: ModelConfig) -> int:
         CheckpointError: if that checkpoint cannot be read.
     """
     checkpoints = Checkpoints(Path(model.path), keep_last=1)
-    return checkpoints.latest()[1].policy_version if checkpoints.steps() else 0
+    if not checkpoints.steps():
+        return 0
+    _, saved = checkpoints.latest()
+    return saved.state.get("policy_version", 0)

@@ -7,14 +7,15 @@ from pathlib import Path
 from rlstack.algorithms import merging
 from rlstack.commands.merge_files import merge_files
 from rlstack.errors import ConfigError
+from rlstack.run.progress import Summary
 
 GIB = 2**30
 METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare")
 NEEDS_BASE = ("task_arithmetic", "ties", "dare")
 
 
-def run(arguments: Sequence[str]) -> Path:
-    """Carry out `rlstack merge ARGUMENTS`; the folder that was written.
+def run(arguments: Sequence[str]) -> Summary:
+    """Carry out `rlstack merge ARGUMENTS`; the model is the folder that was written.
 
     Raises:
         ConfigError: if options do not fit the method, or the models do not fit each other.
@@ -33,7 +34,7 @@ def run(arguments: Sequence[str]) -> Path:
         )
     except (FileExistsError, FileNotFoundError, ValueError) as error:
         raise ConfigError(f"merge: {str(error).removeprefix('merge: ')}") from error
-    return options.output
+    return Summary(model=options.output)
 
 
 def parser() -> argparse.ArgumentParser:

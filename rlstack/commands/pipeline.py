@@ -5,43 +5,49 @@ Every stage is composed and checked before the first one starts.
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra.errors import HydraException
 
-from rlstack.commands import merge as merge_command
+from rlstack.commands import merge
 from rlstack.commands.command_line import hydra_arguments
 from rlstack.commands.composing import composed_values
 from rlstack.commands.pipeline_plan import Action, PlannedStage, finish, plan, start
+from rlstack.commands.table import COMMANDS, Command
 from rlstack.config.base import RunSchema
 from rlstack.config.load import dump, parse
 from rlstack.config.pipeline import MODEL_FOLDER, PipelineConfig, StageConfig
 from rlstack.errors import ConfigError, WorkerError
+from rlstack.run.progress import Summary
 
-RunStage = Callable[[str, Any], bool]
-"""Command and configuration -> whether it came to its end; False: it was stopped."""
+RunCommand = Callable[[str, RunSchema], Summary]
+"""Carries out a command with its configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyStage:
-    """A stage, and what carries it out; it is told whether to resume."""
+    """A stage, and what carries it out.
+
+    run: told whether to resume, says whether the stage came to its end.
+    """
 
     planned: PlannedStage
     run: Callable[[bool], bool]
 
 
-def run(
-    config: PipelineConfig, *, schemas: Mapping[str, type[RunSchema]], run_stage: RunStage
-) -> bool:
-    """Run what is not done yet; whether everything is done now.
+def _run_command(name: str, config: RunSchema) -> Summary:
+    return COMMANDS[name].run(config)
+
+
+def run(config: PipelineConfig, *, run_command: RunCommand = _run_command) -> Summary:
+    """Run what is not done yet.
 
     Raises:
         ConfigError: naming everything that is wrong with any stage, before one has started.
     """
-    ready = prepare(config, schemas=schemas, run_stage=run_stage)
+    ready = prepare(config, run_command=run_command)
     actions = plan([stage.planned for stage in ready])
     run_dir = Path(config.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -56,19 +62,22 @@ def run(
             start(planned)
         if not stage.run(action is Action.RESUME):
             print(f"pipeline stopped; continue with rlstack pipeline resume={run_dir}", flush=True)
-            return False
+            return Summary(stopped_early=True)
         finish(planned)
-    return True
+    return Summary()
 
 
-def prepare(
-    config: PipelineConfig, *, schemas: Mapping[str, type[RunSchema]], run_stage: RunStage
-) -> list[ReadyStage]:
+def prepare(config: PipelineConfig, *, run_command: RunCommand = _run_command) -> list[ReadyStage]:
     """Every stage with its whole configuration.
 
     Raises:
         ConfigError: with the problems of all stages.
     """
+    commands = {
+        name: command
+        for name, command in COMMANDS.items()
+        if command.schema not in (None, PipelineConfig)
+    }
     ready: list[ReadyStage] = []
     problems: list[str] = []
     for stage in config.complete():
@@ -79,11 +88,11 @@ def prepare(
                     ready.append(_merge(stage, run_dir))
                 case "python":
                     ready.append(_program(stage, run_dir))
-                case command if command in schemas:
-                    ready.append(_hydra_stage(config, stage, schemas[command], run_stage))
-                case command:
-                    known = ", ".join((*schemas, "merge", "python"))
-                    raise ConfigError(f"unknown command {command!r}; one of {known}")
+                case name if name in commands:
+                    ready.append(_configured(config, stage, commands[name], run_command))
+                case name:
+                    known = ", ".join((*commands, "merge", "python"))
+                    raise ConfigError(f"unknown command {name!r}; one of {known}")
         except (ConfigError, HydraException) as error:
             problems.append(f"stage {stage.name!r}: {error}")
     if problems:
@@ -91,9 +100,12 @@ def prepare(
     return ready
 
 
-def _hydra_stage(
-    config: PipelineConfig, stage: StageConfig, schema: type[RunSchema], run_stage: RunStage
+def _configured(
+    config: PipelineConfig, stage: StageConfig, command: Command, run_command: RunCommand
 ) -> ReadyStage:
+    """A stage whose command is a Hydra app."""
+    schema = command.schema
+    assert schema is not None
     run_dir = Path(config.run_dir) / stage.name
     own = hydra_arguments(list(stage.arguments), schema=schema)
     shared = [f"seed={config.seed}"]
@@ -104,14 +116,15 @@ def _hydra_stage(
 
     def carry_out(resume: bool) -> bool:
         going_on = {"resume": str(run_dir)} if resume else {}
-        return run_stage(stage.command, parsed.model_copy(update=going_on))
+        given = parsed.model_copy(update=going_on)
+        return not run_command(stage.command, given).stopped_early
 
     planned = PlannedStage(
         name=stage.name,
         command=stage.command,
         run_dir=run_dir,
         configuration=parsed.model_dump(mode="json"),
-        resumable="resume" in schema.model_fields,
+        resumable=command.resumed is not None,
     )
     return ReadyStage(planned, carry_out)
 
@@ -119,10 +132,10 @@ def _hydra_stage(
 def _merge(stage: StageConfig, run_dir: Path) -> ReadyStage:
     """`arguments` are those of `rlstack merge` after OUTPUT."""
     arguments = [str(run_dir / MODEL_FOLDER), *stage.arguments]
-    merge_command.chosen_method(merge_command.parser().parse_args(arguments))
+    merge.chosen_method(merge.parser().parse_args(arguments))
 
     def carry_out(_: bool) -> bool:
-        merge_command.run(arguments)
+        merge.run(arguments)
         return True
 
     return ReadyStage(_with_arguments(stage, run_dir), carry_out)

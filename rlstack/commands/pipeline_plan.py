@@ -14,11 +14,10 @@ from typing import Any
 
 import yaml
 
+from rlstack.config.resume import UNIMPORTANT
 from rlstack.errors import ConfigError
 
 STARTED, DONE = "started.yaml", "done.yaml"
-UNIMPORTANT = ("ray_address", "tracking.")
-"""Keys that may differ between what was done and what is asked for now."""
 
 
 class Action(StrEnum):

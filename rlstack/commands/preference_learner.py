@@ -1,14 +1,15 @@
 """How a run learns from preferences: batches with what the reference says, updates, evaluation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlstack.batch import collate_judged, collate_pairs
+from rlstack.batch import Rows, collate_judged, collate_pairs
 from rlstack.batches.preference_reference import (
     JudgedPreferenceBatch,
     PreferenceBatch,
@@ -17,107 +18,103 @@ from rlstack.batches.preference_reference import (
 )
 from rlstack.commands.supervised import Learner
 from rlstack.config.preference import KTOObjective, PairObjective, needs_reference
+from rlstack.data.dataset import SampleT
 from rlstack.data.reference_cache import ReferenceCache
 from rlstack.types import JudgedResponse, PreferencePair
 from workers.groups.ranks import PolicyGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairLearner:
-    """Learns from pairs; the policy as it is when `prepare` is called is the reference."""
+class Reference(Generic[SampleT]):
+    """What the policy said of samples before it learned from them."""
 
-    policy: PolicyGroup
-    objective: PairObjective
-    cache: ReferenceCache[PreferencePair]
-    datasets: dict[str, Sequence[PreferencePair]]
+    cache: ReferenceCache[SampleT]
+    datasets: Mapping[str, Sequence[SampleT]]
     """Name -> samples whose reference logprobs are needed."""
-    pad_token_id: int
-    is_reference: bool = True
+    is_policy: bool = True
     """Whether the policy still is the reference, so that logprobs can be computed."""
 
-    def learner(self) -> Learner[PreferencePair, PreferenceBatch]:
-        """For `stages.supervised`."""
-        return Learner(
-            trainer=self.policy,
-            collate=self.collate,
-            update=partial(self.policy.update_pairs, objective=self.objective),
-            evaluate=partial(self.policy.evaluate_pairs, objective=self.objective),
-            prepare=self.prepare if needs_reference(self.objective) else None,
-        )
+    async def prepare(
+        self,
+        policy: PolicyGroup,
+        tokens: Callable[[SampleT], Iterable[NDArray[np.int64]]],
+        rows: Callable[[Sequence[SampleT]], Rows],
+    ) -> None:
+        """Compute the logprobs that are not on disk yet.
 
-    async def prepare(self) -> None:
-        """Compute the reference logprobs that are not on disk yet."""
-        for name, pairs in self.datasets.items():
+        tokens: all that the logprobs of a sample depend on. rows: two for each sample.
+        """
+
+        async def compute(samples: Sequence[SampleT]) -> NDArray[np.float32]:
+            return (await policy.response_logprobs(rows(samples))).reshape(-1, 2).numpy()
+
+        for name, samples in self.datasets.items():
             await self.cache.add(
                 name,
-                pairs,
-                tokens=chain.from_iterable(map(_tokens, pairs)),
-                compute=self._reference if self.is_reference else None,
+                samples,
+                tokens=chain.from_iterable(map(tokens, samples)),
+                compute=compute if self.is_policy else None,
             )
 
-    def collate(self, pairs: Sequence[PreferencePair]) -> PreferenceBatch:
-        """A batch, with reference logprobs from disk."""
-        batch = collate_pairs(pairs, pad_token_id=self.pad_token_id)
-        if needs_reference(self.objective):
-            return with_reference(batch, self.cache.of(pairs))
-        return with_reference(batch, np.zeros((len(pairs), 2), dtype=np.float32))
 
-    async def _reference(self, pairs: Sequence[PreferencePair]) -> NDArray[np.float32]:
-        rows = collate_pairs(pairs, pad_token_id=self.pad_token_id)
-        return (await self.policy.response_logprobs(rows)).reshape(-1, 2).numpy()
+def pair_learner(
+    policy: PolicyGroup,
+    reference: Reference[PreferencePair],
+    *,
+    objective: PairObjective,
+    pad_token_id: int,
+) -> Learner[PreferencePair, PreferenceBatch]:
+    """Learns from pairs."""
+    compares = needs_reference(objective)
+    rows = partial(collate_pairs, pad_token_id=pad_token_id)
+
+    def collate(pairs: Sequence[PreferencePair]) -> PreferenceBatch:
+        nothing = np.zeros((len(pairs), 2), dtype=np.float32)
+        return with_reference(rows(pairs), reference.cache.of(pairs) if compares else nothing)
+
+    return Learner(
+        trainer=policy,
+        collate=collate,
+        update=partial(policy.update_pairs, objective=objective),
+        evaluate=partial(policy.evaluate_pairs, objective=objective),
+        prepare=partial(reference.prepare, policy, _tokens, rows) if compares else None,
+    )
 
 
 def _tokens(pair: PreferencePair) -> Iterator[NDArray[np.int64]]:
-    """All that the logprobs of a pair depend on."""
     yield from (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)
     for mask in (pair.chosen_mask, pair.rejected_mask):
         if mask is not None:
             yield mask.astype(np.int64)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgedLearner:
-    """Learns from judged responses (KTO); the policy at `prepare` is the reference."""
+def judged_learner(
+    policy: PolicyGroup,
+    reference: Reference[JudgedResponse],
+    *,
+    objective: KTOObjective,
+    pad_token_id: int,
+    others: Mapping[JudgedResponse, JudgedResponse],
+) -> Learner[JudgedResponse, JudgedPreferenceBatch]:
+    """Learns from judged responses (KTO). others: each one's prompt with another's response."""
 
-    policy: PolicyGroup
-    objective: KTOObjective
-    cache: ReferenceCache[JudgedResponse]
-    datasets: dict[str, Sequence[JudgedResponse]]
-    others: dict[JudgedResponse, JudgedResponse]
-    """Of every response, its prompt with another prompt's response."""
-    pad_token_id: int
-    is_reference: bool = True
-    """As of `PairLearner`."""
-
-    def learner(self) -> Learner[JudgedResponse, JudgedPreferenceBatch]:
-        """For `stages.supervised`."""
-        return Learner(
-            trainer=self.policy,
-            collate=self.collate,
-            update=partial(self.policy.update_judged, objective=self.objective),
-            evaluate=partial(self.policy.evaluate_judged, objective=self.objective),
-            prepare=self.prepare,
-        )
-
-    async def prepare(self) -> None:
-        """Compute the reference logprobs that are not on disk yet."""
-        for name, responses in self.datasets.items():
-            rows = ((r.prompt_ids, r.response_ids, self.others[r].response_ids) for r in responses)
-            await self.cache.add(
-                name,
-                responses,
-                tokens=chain.from_iterable(rows),
-                compute=self._reference if self.is_reference else None,
-            )
-
-    def collate(self, responses: Sequence[JudgedResponse]) -> JudgedPreferenceBatch:
-        """A batch, with reference logprobs from disk."""
-        others = [self.others[response] for response in responses]
+    def collate(responses: Sequence[JudgedResponse]) -> JudgedPreferenceBatch:
+        mismatches = [others[response] for response in responses]
         return judged_with_reference(
-            responses, others, self.cache.of(responses), pad_token_id=self.pad_token_id
+            responses, mismatches, reference.cache.of(responses), pad_token_id=pad_token_id
         )
 
-    async def _reference(self, responses: Sequence[JudgedResponse]) -> NDArray[np.float32]:
-        both = [row for response in responses for row in (response, self.others[response])]
-        rows = collate_judged(both, pad_token_id=self.pad_token_id)
-        return (await self.policy.response_logprobs(rows)).reshape(-1, 2).numpy()
+    def rows(responses: Sequence[JudgedResponse]) -> Rows:
+        both = [row for response in responses for row in (response, others[response])]
+        return collate_judged(both, pad_token_id=pad_token_id)
+
+    def tokens(response: JudgedResponse) -> Iterable[NDArray[np.int64]]:
+        return response.prompt_ids, response.response_ids, others[response].response_ids
+
+    return Learner(
+        trainer=policy,
+        collate=collate,
+        update=partial(policy.update_judged, objective=objective),
+        evaluate=partial(policy.evaluate_judged, objective=objective),
+        prepare=partial(reference.prepare, policy, tokens, rows),
+    )

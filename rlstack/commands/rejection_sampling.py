@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from rlstack.batch import SFTBatch, collate_demonstrations
-from rlstack.commands import rounds, supervised
-from rlstack.commands.common import load_train_and_held_out
-from rlstack.commands.rounds import Round, RoundsStage
+from rlstack.commands import rounds
+from rlstack.commands.preflight import preflight
+from rlstack.commands.rounds import Round, RoundsTraining
 from rlstack.commands.supervised import Learner
 from rlstack.config.rounds import RejectionSamplingConfig
 from rlstack.data.selection import (
@@ -22,18 +22,11 @@ from rlstack.data.selection import (
 )
 from rlstack.run.progress import Summary
 from workers.groups.ranks import PolicyGroup
-from workers.models.adapter_targets import check_adapters
-from workers.models.preflight import check_model, check_positions, load_tokenizer
 
 
 def run(config: RejectionSamplingConfig) -> Summary:
     """Train; what was achieved. The model is in RUN_DIR/export."""
-    supervised.check_run_dir(config, command="rejection_sampling")
-    check_model(config.model)
-    check_adapters(config.model, config.trainer.lora, key="trainer.lora")
-    check_positions(config.model, longest_row=config.longest_row)
-    tokenizer = load_tokenizer(config.model)
-    prompts, held_out = load_train_and_held_out(config.data, tokenizer)
+    tokenizer = preflight(config, command="rejection_sampling", longest_row=config.longest_row)
 
     def learner(
         policy: PolicyGroup, _: Round, __: Sequence[KeptResponse]
@@ -49,20 +42,15 @@ def run(config: RejectionSamplingConfig) -> Summary:
             evaluate=policy.evaluate_supervised,
         )
 
-    stage = RoundsStage(
+    keep = config.keep
+    training = RoundsTraining(
         command="rejection_sampling",
         config=config,
         tokenizer=tokenizer,
-        prompts=prompts,
-        held_out=held_out,
-        rows_per_prompt=min(config.keep.per_prompt, config.rollout.num_samples),
-        select=partial(
-            kept_responses,
-            min_reward=config.keep.min_reward,
-            per_prompt=config.keep.per_prompt,
-        ),
+        rows_per_prompt=min(keep.per_prompt, config.rollout.num_samples),
+        select=partial(kept_responses, min_reward=keep.min_reward, per_prompt=keep.per_prompt),
         to_record=kept_record,
         from_record=kept_of,
         learner=learner,
     )
-    return asyncio.run(rounds.run(stage))
+    return asyncio.run(rounds.run(training))

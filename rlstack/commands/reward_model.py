@@ -16,21 +16,18 @@ from rlstack.algorithms.preference_evaluation import (
 )
 from rlstack.batch import PairBatch, collate_pairs
 from rlstack.commands import supervised
-from rlstack.commands.supervised import Learner, Stage
+from rlstack.commands.preflight import preflight
+from rlstack.commands.supervised import Learner, SupervisedTraining
 from rlstack.config.reward_model import RewardLossConfig, RewardModelConfig
 from rlstack.data.dataset import Dataset
 from rlstack.data.features import feature_scale
-from rlstack.data.held_out import without_held_out
+from rlstack.data.held_out import train_and_held_out
 from rlstack.data.preferences import load_preferences
 from rlstack.errors import DataError
 from rlstack.metrics import Metrics
 from rlstack.run.progress import Summary
 from rlstack.types import PreferencePair
 from workers.launch.launch import Roles
-from workers.launch.spec import LaunchSpec
-from workers.models.adapter_targets import check_adapters
-from workers.models.preflight import check_positions, check_scalar_model, load_tokenizer
-from workers.specs import TrainedRole
 
 
 def run(config: RewardModelConfig) -> Summary:
@@ -38,20 +35,18 @@ def run(config: RewardModelConfig) -> Summary:
     return asyncio.run(supervised.run(_prepare(config)))
 
 
-def _prepare(config: RewardModelConfig) -> Stage[PreferencePair, PairBatch]:
+def _prepare(config: RewardModelConfig) -> SupervisedTraining[PreferencePair, PairBatch]:
     """Check and read everything, before any process starts."""
-    supervised.check_run_dir(config, command="reward_model")
-    check_scalar_model(config.model, key="model.path")
-    check_adapters(config.model, config.trainer.lora, key="trainer.lora")
-    check_positions(config.model, longest_row=config.longest_row)
-    tokenizer = load_tokenizer(config.model)
-    held_out, train = (
-        load_preferences(
-            sources, tokenizer, config=config.data, max_response_tokens=config.max_response_tokens
-        )
-        for sources in (config.data.eval, config.data.train)
+    tokenizer = preflight(
+        config, command="reward_model", longest_row=config.longest_row, scalar=True
     )
-    train = without_held_out(train, held_out)
+    load = partial(
+        load_preferences,
+        tokenizer=tokenizer,
+        config=config.data,
+        max_response_tokens=config.max_response_tokens,
+    )
+    train, held_out = train_and_held_out(config.data, load)
     check_pairs(train, held_out, loss=config.loss)
 
     def learner(roles: Roles) -> Learner[PreferencePair, PairBatch]:
@@ -65,32 +60,21 @@ def _prepare(config: RewardModelConfig) -> Stage[PreferencePair, PairBatch]:
             summarize=partial(_summarize, run_dir=Path(config.run_dir)),
         )
 
-    spec = LaunchSpec(
-        placement=config.placement,
-        model=config.model,
-        seed=config.seed,
-        reward_trainer=TrainedRole(
-            model=config.model,
-            trainer=config.trainer,
-            total_updates=config.num_steps(len(train.prompts)),
-            features=feature_scale(train.prompts),
-        ),
-        ray_address=config.ray_address,
-    )
-    return Stage(
+    return SupervisedTraining(
         command="reward_model",
         config=config,
         train=train,
         held_out=held_out,
-        spec=spec,
         learner=learner,
+        role="reward_model",
+        features=feature_scale(train.prompts),
     )
 
 
 def check_pairs(
     train: Dataset[PreferencePair], held_out: Dataset[PreferencePair], *, loss: RewardLossConfig
 ) -> None:
-    """What the loss and the held-out pairs need must be in the rows.
+    """Check that the rows have what the loss and the held-out pairs need.
 
     Raises:
         DataError: if margins are asked for and there is none, or the features differ in number.
@@ -111,7 +95,7 @@ def check_pairs(
 
 
 def _summarize(parts: Sequence[PairScores], *, run_dir: Path) -> Metrics:
-    """The metrics; and RUN_DIR/held_out.json, what the report draws of the latest evaluation."""
+    """Make the metrics, and RUN_DIR/held_out.json for the report: of the latest evaluation."""
     scores = joined(parts)
     curves = {
         "reliability": [asdict(part) for part in reliability(scores)],

@@ -1,39 +1,24 @@
-"""`rlstack rl`: wire the roles of a run together, then step, evaluate, track and checkpoint."""
+"""`rlstack rl`: reinforcement learning of a policy on the rewards of its own rollouts."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from rlstack.commands.common import (
-    check_unused,
-    episodes,
-    load_train_and_held_out,
-    serve_reward_models,
-    stop_signals,
-)
-from rlstack.commands.rl_roles import check_roles, chosen_filtration, launch_spec
-from rlstack.config.load import dump
+from rlstack.commands.loop import Loop, Part, with_report
+from rlstack.commands.preflight import preflight
+from rlstack.commands.rl_roles import check_critic, check_teacher, chosen_filtration, launch_spec
+from rlstack.commands.wiring import Running, Sampling, started
 from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles
+from rlstack.data.dataset import load_prompts
+from rlstack.data.held_out import train_and_held_out
 from rlstack.data.sampler import PromptSampler
-from rlstack.generation import GroupSampler, OnDemand
+from rlstack.generation import OnDemand
 from rlstack.protocols import Filtration, Trained
-from rlstack.run.checkpoint import load_rewards, write_folder
-from rlstack.run.progress import Progress, Summary
-from rlstack.run.report import write_report
+from rlstack.run.progress import Summary
 from rlstack.run.rollout_log import write_rollouts
-from rlstack.run.timeline import Timeline
-from rlstack.run.tracking import Tracker
-from rlstack.types import Prompt
-from workers.launch.launch import launch
-from workers.launch.spec import LaunchSpec
-from workers.models.adapter_targets import check_adapters
-from workers.models.preflight import (
-    check_model,
-    check_positions,
-    load_tokenizer,
-)
-from workers.scoring.pool import ScorerPool
+from rlstack.types import Group, Prompt
 
 
 def run(config: RLConfig) -> Summary:
@@ -42,181 +27,116 @@ def run(config: RLConfig) -> Summary:
 
 
 async def _run(config: RLConfig) -> Summary:
-    run_dir = Path(config.run_dir)
-    spec, filtration = _checked(config)
-    tokenizer = load_tokenizer(config.model)
-    train, held_out = load_train_and_held_out(config.data, tokenizer)
+    spec = launch_spec(config)
+    tokenizer = preflight(
+        config, command="rl", longest_row=spec.max_prompt_tokens + spec.max_response_tokens
+    )
+    check_critic(config)
+    check_teacher(config)
+    filtration = chosen_filtration(config)
+    load = partial(load_prompts, tokenizer=tokenizer, config=config.data)
+    train, held_out = train_and_held_out(config.data, load)
     sampler = PromptSampler(
         train, seed=config.seed, shuffle=config.data.shuffle, curriculum=config.data.curriculum
     )
-    async with AsyncExitStack() as stack:
-        prompts = (*train.prompts, *held_out.prompts)
-        row_rewards = {p.reward for p in prompts if p.reward}
-        scorer = ScorerPool(config.reward, row_rewards=row_rewards)
-        stack.callback(scorer.close)
-        with_environment = stack.enter_context(episodes(config, tokenizer, prompts))
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").write_text(dump(config))
-        tracker = stack.enter_context(
-            Tracker.open(
-                config.tracking, run_dir=run_dir, total_steps=config.total_steps, title="rl"
-            )
+    prompts = (*train.prompts, *held_out.prompts)
+    async with started(
+        config,
+        spec,
+        command="rl",
+        total_steps=config.total_steps,
+        notes=[train.summary("training"), held_out.summary("held-out")],
+        sampling=Sampling(config=config, prompts=prompts, tokenizer=tokenizer),
+    ) as running:
+        controller = _controller(
+            config, running, sampler, filtration, pad_token_id=tokenizer.pad_token_id
         )
-        tracker.note(train.summary("training"))
-        tracker.note(held_out.summary("held-out"))
-        tracker.phase("starting engines and trainers")
-        running = await stack.enter_async_context(launch(spec))
-        assert running.policy
-        assert running.engines
-        assert running.reallocator
-        serve_reward_models(scorer, running, config.reward)
-        stop = stack.enter_context(stop_signals())  # after Ray, which sets handlers of its own
-        await scorer.ready()
-        timeline = Timeline(run_dir, on_span=tracker.span)
-        roles = Roles(
-            policy=running.policy,
-            reference=running.reference,
-            critic=running.critic,
-            filtration=filtration,
-        )
-        source = OnDemand(
-            config,
-            GroupSampler(
-                engines=await with_environment(running.engines), scorer=scorer, seed=config.seed
-            ),
-            prompts=sampler,
-            reallocator=running.reallocator,
-            timeline=timeline,
-        )
-        controller = Controller(
-            config,
-            roles,
-            source,
-            pad_token_id=tokenizer.pad_token_id,
-            timeline=timeline,
-        )
-        training = Training(config, controller, scorer, sampler, tracker, held_out.prompts)
-        await training.run(stop)
-    training.summary.report = write_report(run_dir)
-    return training.summary
+        summary = await train_policy(config, controller, running, held_out.prompts)
+    return with_report(summary, config)
 
 
-def _checked(config: RLConfig) -> tuple[LaunchSpec, Filtration | None]:
-    """The roles and the filtration, once all that a user can get wrong in them has been checked."""
-    if config.resume is None:
-        check_unused(Path(config.run_dir), command="rl")
-    spec = launch_spec(config)
-    check_model(config.model)
-    check_roles(config)
-    check_adapters(config.model, config.trainer.lora, key="trainer.lora")
-    check_positions(config.model, longest_row=spec.max_prompt_tokens + spec.max_response_tokens)
-    return spec, chosen_filtration(config)
+def _controller(
+    config: RLConfig,
+    running: Running,
+    prompts: PromptSampler[Prompt],
+    filtration: Filtration | None,
+    *,
+    pad_token_id: int,
+) -> Controller:
+    """Make the controller of the running roles, and its source of groups."""
+    groups = running.roles
+    assert running.sampler
+    assert groups.policy
+    assert groups.reallocator
+    source = OnDemand(
+        config,
+        running.sampler,
+        prompts=prompts,
+        reallocator=groups.reallocator,
+        timeline=running.timeline,
+    )
+    roles = Roles(
+        policy=groups.policy,
+        reference=groups.reference,
+        critic=groups.critic,
+        filtration=filtration,
+    )
+    return Controller(config, roles, source, pad_token_id=pad_token_id, timeline=running.timeline)
 
 
-class Training:
-    """The steps of one run, with everything that happens between them."""
+async def train_policy(
+    config: RLConfig, controller: Controller, running: Running, held_out: Sequence[Prompt]
+) -> Summary:
+    """Take the steps of `controller` to the end, or to a stop."""
+    steps = _Steps(config, controller, held_out)
+    trainers: dict[str, Trained] = {"policy": controller.roles.policy}
+    if controller.roles.critic is not None:
+        trainers["critic"] = controller.roles.critic
+    return await Loop(config, running, command="rl", trainers=trainers).run(
+        Part(
+            end=config.total_steps,
+            step=steps.step,
+            evaluate=steps.evaluate,
+            state=controller.state,
+            restore=controller.restore,
+            resume=config.resume is not None,
+        )
+    )
+
+
+class _Steps:
+    """The controller's steps and evaluations, with their rollouts on disk."""
 
     def __init__(
-        self,
-        config: RLConfig,
-        controller: Controller,
-        scorer: ScorerPool,
-        sampler: PromptSampler[Prompt],
-        tracker: Tracker,
-        held_out: tuple[Prompt, ...],
+        self, config: RLConfig, controller: Controller, held_out: Sequence[Prompt]
     ) -> None:
         self.config = config
         self.controller = controller
-        self.scorer = scorer
-        self.tracker = tracker
         self.held_out = held_out
-        self.run_dir = Path(config.run_dir)
-        self.progress = Progress(config.checkpoint, sampler, tracker, run_dir=self.run_dir)
-        self.summary = self.progress.summary
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """From the latest checkpoint, or from the start, to the end or to `stop`."""
-        config, controller = self.config, self.controller
-        if config.resume is not None:
-            await self._restore()
-        first = self.summary.steps_completed
-        if config.evaluation.every and first == 0:
-            self.tracker.log(0, await self._evaluate(0))
-        for step in range(first + 1, config.total_steps + 1):
-            controller.timeline.begin_step(step)
-            result = await controller.step(step)
-            self.summary.steps_completed = step
-            metrics = result.metrics + controller.timeline.end_step()
-            if config.tracking.save_rollouts:
-                write_rollouts(result.groups, run_dir=self.run_dir, step=step)
-            evaluating = config.evaluation.every and (
-                step % config.evaluation.every == 0 or step == config.total_steps
-            )
-            values = metrics.values()
-            values |= throughput(values) | (await self._evaluate(step) if evaluating else {})
-            self.tracker.log(step, values)
-            if self.progress.is_due(values):
-                await self._save()
-            if stop.is_set():
-                self.summary.stopped_early = step < config.total_steps
-                break
-        await self._save()
-        if self.summary.stopped_early:
-            self.progress.note_stop("rl")
-        elif config.checkpoint.export:
-            self.tracker.phase("exporting")
-            self.summary.model = self.run_dir / "export"
-            await write_folder(self.summary.model, controller.roles.policy.export)
-            if controller.roles.critic is not None:
-                await write_folder(self.run_dir / "export_critic", controller.roles.critic.export)
+    async def step(self, step: int) -> dict[str, float]:
+        """Take a step; its metrics."""
+        timeline = self.controller.timeline
+        timeline.begin_step(step)
+        result = await self.controller.step(step)
+        values = (result.metrics + timeline.end_step()).values()
+        self._write(result.groups, step, evaluation=False)
+        return values | throughput(values)
 
-    async def _evaluate(self, step: int) -> dict[str, float]:
+    async def evaluate(self, step: int) -> dict[str, float]:
+        """Sample and score the held-out prompts; the metrics `eval/...`."""
         result = await self.controller.evaluate(self.held_out)
+        self._write(result.groups, step, evaluation=True)
+        return result.metrics.values()
+
+    def _write(self, groups: Sequence[Group], step: int, *, evaluation: bool) -> None:
         if self.config.tracking.save_rollouts:
-            write_rollouts(result.groups, run_dir=self.run_dir, step=step, evaluation=True)
-        values = result.metrics.values()
-        values = {name: value for name, value in values.items() if name.startswith("eval/")}
-        self.progress.evaluated(step, values)
-        return values
-
-    async def _save(self) -> None:
-        """Checkpoint after the last completed step, once."""
-        if self.progress.is_saved:
-            return
-        await self.progress.save(
-            self._save_trainers,
-            rewards=await self.scorer.state(),
-            policy_version=self.controller.policy_version,
-            kl_coef=self.controller.kl_coef,
-        )
-
-    async def _save_trainers(self, directory: Path) -> None:
-        for name, trainer in self._trainers().items():
-            await trainer.save(directory / name)
-
-    def _trainers(self) -> dict[str, Trained]:
-        """By the name of their folder in a checkpoint."""
-        roles = self.controller.roles
-        critic: dict[str, Trained] = {"critic": roles.critic} if roles.critic else {}
-        return {"policy": roles.policy, **critic}
-
-    async def _load_trainers(self, directory: Path) -> None:
-        for name, trainer in self._trainers().items():
-            await trainer.load(directory / name)
-
-    async def _restore(self) -> None:
-        path, state = await self.progress.restore(self._load_trainers)
-        await self.scorer.restore(load_rewards(path))
-        self.controller.restore(
-            {
-                "policy_version": state.policy_version,
-                "kl_coef": state.kl_coef,
-                "source": state.sampler,
-            }
-        )
+            write_rollouts(
+                groups, run_dir=Path(self.config.run_dir), step=step, evaluation=evaluation
+            )
 
 
-def throughput(values: dict[str, float]) -> dict[str, float]:
+def throughput(values: Mapping[str, float]) -> dict[str, float]:
     """Tokens a second: generated in generation alone and in the whole step, and learned from."""
     num_tokens = values["rollout/num_tokens"]
     return {

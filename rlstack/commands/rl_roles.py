@@ -1,7 +1,7 @@
 """Which roles an RL run has, and what can be checked of them before any process starts."""
 
 from rlstack.algorithms.filtration_policies import filtration_policy
-from rlstack.commands.common import reward_models
+from rlstack.commands.wiring import reward_models
 from rlstack.config.algorithm import DistillationAdvantage
 from rlstack.config.model import ModelConfig
 from rlstack.config.run import RLConfig
@@ -42,16 +42,6 @@ def launch_spec(config: RLConfig) -> LaunchSpec:
         max_response_tokens=longest,
         ray_address=config.ray_address,
     )
-
-
-def check_roles(config: RLConfig) -> None:
-    """Fail early if the critic or the teacher cannot be what it is meant to be.
-
-    Raises:
-        ConfigError: naming the key.
-    """
-    check_critic(config)
-    check_teacher(config)
 
 
 def reference(config: RLConfig) -> FrozenRole | None:

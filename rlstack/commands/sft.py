@@ -5,15 +5,14 @@ from functools import partial
 
 from rlstack.batch import SFTBatch, collate_demonstrations
 from rlstack.commands import supervised
-from rlstack.commands.supervised import Learner, Stage
+from rlstack.commands.preflight import preflight
+from rlstack.commands.supervised import Learner, SupervisedTraining
 from rlstack.config.supervised import SFTConfig
 from rlstack.data.demonstrations import load_demonstrations
-from rlstack.data.held_out import without_held_out
+from rlstack.data.held_out import train_and_held_out
 from rlstack.run.progress import Summary
 from rlstack.types import Demonstration
-from workers.groups.ranks import PolicyGroup
-from workers.models.adapter_targets import check_adapters
-from workers.models.preflight import check_model, check_positions, load_tokenizer
+from workers.launch.launch import Roles
 
 
 def run(config: SFTConfig) -> Summary:
@@ -21,26 +20,20 @@ def run(config: SFTConfig) -> Summary:
     return asyncio.run(supervised.run(_prepare(config)))
 
 
-def _prepare(config: SFTConfig) -> Stage[Demonstration, SFTBatch]:
+def _prepare(config: SFTConfig) -> SupervisedTraining[Demonstration, SFTBatch]:
     """Check and read everything, before any process starts."""
-    supervised.check_run_dir(config, command="sft")
-    check_model(config.model)
-    check_adapters(config.model, config.trainer.lora, key="trainer.lora")
-    check_positions(config.model, longest_row=config.longest_row)
-    tokenizer = load_tokenizer(config.model)
-    held_out, train = (
-        load_demonstrations(
-            sources,
-            tokenizer,
-            config=config.data,
-            max_response_tokens=config.max_response_tokens,
-            train_on=config.train_on,
-        )
-        for sources in (config.data.eval, config.data.train)
+    tokenizer = preflight(config, command="sft", longest_row=config.longest_row)
+    load = partial(
+        load_demonstrations,
+        tokenizer=tokenizer,
+        config=config.data,
+        max_response_tokens=config.max_response_tokens,
+        train_on=config.train_on,
     )
-    train = without_held_out(train, held_out)
+    train, held_out = train_and_held_out(config.data, load)
 
-    def learner(policy: PolicyGroup) -> Learner[Demonstration, SFTBatch]:
+    def learner(roles: Roles) -> Learner[Demonstration, SFTBatch]:
+        policy = supervised.policy_of(roles)
         return Learner(
             trainer=policy,
             collate=partial(collate_demonstrations, pad_token_id=tokenizer.pad_token_id),
@@ -48,6 +41,6 @@ def _prepare(config: SFTConfig) -> Stage[Demonstration, SFTBatch]:
             evaluate=policy.evaluate_supervised,
         )
 
-    return supervised.policy_stage(
+    return SupervisedTraining(
         command="sft", config=config, train=train, held_out=held_out, learner=learner
     )

@@ -2,15 +2,12 @@
 
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 from pydantic import Field
 
 from rlstack.config.base import Frozen, Problem, RunSchema
-from rlstack.errors import ConfigError
 
 MODEL_FOLDER = "export"
 """Where a stage's model is, below the stage's run directory."""
@@ -88,25 +85,3 @@ def _model_of(name: str, *, _root_: Any, _parent_: Any) -> str:
     if name not in earlier:
         raise ValueError(f"{name!r} is no earlier stage; those are: {', '.join(earlier) or 'none'}")
     return f"{_root_.run_dir}/{name}/{MODEL_FOLDER}"
-
-
-def resumed_pipeline(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
-    """The configuration that RUN_DIR was started with.
-
-    Raises:
-        ConfigError: if it has none, would be changed, or its paths lead elsewhere from here.
-    """
-    saved = run_dir / "config.yaml"
-    values = yaml.safe_load(saved.read_text()) if saved.is_file() else None
-    if not isinstance(values, dict) or "stages" not in values:
-        raise ConfigError(f"resume: {run_dir} is no run directory of a pipeline")
-    if overrides:
-        raise ConfigError(
-            f"resume: a pipeline goes on as it was started; leave out {', '.join(overrides)}"
-        )
-    if Path(values["run_dir"]).resolve() != run_dir.resolve():
-        raise ConfigError(
-            f"resume: this pipeline was started for {values['run_dir']}, and its stages name their "
-            "inputs so; start it from the same folder, with its run directory where it was"
-        )
-    return {str(key): value for key, value in values.items()}

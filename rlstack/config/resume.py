@@ -8,8 +8,10 @@ from omegaconf import OmegaConf
 
 from rlstack.errors import ConfigError
 
-CHANGEABLE = ("total_steps", "epochs", "ray_address", "tracking.")
-"""What may differ from the first start: a longer run, another cluster, other sinks."""
+UNIMPORTANT = ("ray_address", "tracking.")
+"""What a run learns nothing from: another cluster, other sinks."""
+CHANGEABLE = ("total_steps", "epochs", *UNIMPORTANT)
+"""What may differ from the first start: a longer run too."""
 
 
 def resumed_values(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
@@ -37,3 +39,25 @@ def resumed_values(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
         "resume": str(run_dir),
         "run_dir": str(run_dir),
     }
+
+
+def resumed_pipeline(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
+    """The configuration that RUN_DIR was started with.
+
+    Raises:
+        ConfigError: if it has none, would be changed, or its paths lead elsewhere from here.
+    """
+    saved = run_dir / "config.yaml"
+    values = yaml.safe_load(saved.read_text()) if saved.is_file() else None
+    if not isinstance(values, dict) or "stages" not in values:
+        raise ConfigError(f"resume: {run_dir} is no run directory of a pipeline")
+    if overrides:
+        raise ConfigError(
+            f"resume: a pipeline goes on as it was started; leave out {', '.join(overrides)}"
+        )
+    if Path(values["run_dir"]).resolve() != run_dir.resolve():
+        raise ConfigError(
+            f"resume: this pipeline was started for {values['run_dir']}, and its stages name their "
+            "inputs so; start it from the same folder, with its run directory where it was"
+        )
+    return {str(key): value for key, value in values.items()}

@@ -1,7 +1,9 @@
 """Keeps evaluation honest: a held-out problem is never trained on."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from rlstack.config.data import DataConfig, SourceConfig
 from rlstack.data.dataset import Dataset, SampleT, SkipReport
 from rlstack.errors import DataError
 
@@ -33,3 +35,17 @@ def without_held_out(train: Dataset[SampleT], held_out: Dataset[SampleT]) -> Dat
             counts={**train.skipped.counts, REASON: num_dropped}, messages=train.skipped.messages
         ),
     )
+
+
+def train_and_held_out(
+    config: DataConfig, load: Callable[[Sequence[SourceConfig]], Dataset[SampleT]]
+) -> tuple[Dataset[SampleT], Dataset[SampleT]]:
+    """The samples to train on, and those that are held out and so no part of them.
+
+    load: reads sources.
+
+    Raises:
+        DataError: naming every bad row.
+    """
+    held_out = load(config.eval)
+    return without_held_out(load(config.train), held_out), held_out

@@ -1,8 +1,9 @@
 """Run state on disk: written whole or not at all, read strictly.
 
-A checkpoint is a folder RUN_DIR/checkpoints/step_000012 with `trainer/` (written by the trainer's
-ranks), `rewards/` (a file for each reward that remembers) and `state.json`. It is written under a
-temporary name and renamed when complete, so a folder with the final name is always whole.
+A checkpoint is a folder RUN_DIR/checkpoints/step_000012 with `trainer/` (a folder for each trained
+role, written by its ranks), `rewards/` (a file for each reward that remembers) and `state.json`. It
+is written under a temporary name and renamed when complete, so a folder with the final name is
+always whole.
 """
 
 import json
@@ -16,24 +17,21 @@ from urllib.parse import quote, unquote
 from rlstack.errors import CheckpointError
 from rlstack.run.folders import whole_folder
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """Everything of a run that is not in the trainer."""
+    """Everything of a run that is not in the trainers."""
 
     step: int
     """Steps completed."""
-    sampler: dict[str, Any]
+    state: Mapping[str, Any]
+    """JSON that the command goes on from, such as where its sampler stands."""
     best_value: float | None
     best_step: int | None
     versions: dict[str, str]
     """Library versions that wrote it."""
-    policy_version: int = 0
-    """Updates that the engines have seen; 0 where there are no engines."""
-    kl_coef: float = 0.0
-    """Of the next step of reinforcement learning."""
 
 
 class Checkpoints:
@@ -55,7 +53,7 @@ class Checkpoints:
     async def save(
         self,
         state: RunState,
-        save_trainer: Callable[[Path], Awaitable[None]],
+        save_trainers: Callable[[Path], Awaitable[None]],
         *,
         rewards: Mapping[str, bytes],
     ) -> Path:
@@ -68,7 +66,7 @@ class Checkpoints:
         """
 
         async def write(partial: Path) -> None:
-            await save_trainer(partial / "trainer")
+            await save_trainers(partial / "trainer")
             write_rewards(partial, rewards)
             text = json.dumps({"format": FORMAT, **asdict(state)}, indent=2)
             (partial / "state.json").write_text(text)
@@ -157,7 +155,11 @@ def load_state(path: Path) -> RunState:
         values = json.loads(file.read_text())
         written = values.pop("format")
         if written != FORMAT:
-            raise CheckpointError(f"{file}: format {written}, this rlstack reads format {FORMAT}")
+            other = "an earlier" if written < FORMAT else "a later"
+            raise CheckpointError(
+                f"{file}: {other} version of rlstack wrote it, in format {written}, and this one "
+                f"reads format {FORMAT}; finish the run with that version, or start a new one"
+            )
         return RunState(**values)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{file}: not a readable run state: {error}") from error

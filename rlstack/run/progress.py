@@ -1,59 +1,54 @@
-"""How far a run has come, and its checkpoints: the same for every stage that trains."""
+"""How far a run has come, and its checkpoints: the same for every command that trains."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rlstack.config.checkpoint import CheckpointConfig
-from rlstack.data.sampler import PromptSampler, SamplerState
 from rlstack.errors import ConfigError
 from rlstack.run.checkpoint import Checkpoints, RunState, improves
 from rlstack.run.tracking import Tracker
 from rlstack.run.versions import library_versions
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What a run achieved."""
+    """What a command achieved in this process."""
 
-    run_dir: Path
     steps_completed: int = 0
-    evaluations: dict[int, dict[str, float]] = field(default_factory=dict[int, dict[str, float]])
-    """step -> evaluation metrics, of this process"""
+    evaluations: Mapping[int, Mapping[str, float]] = field(
+        default_factory=dict[int, Mapping[str, float]]
+    )
+    """step -> evaluation metrics"""
+    measured: Mapping[str, float] = field(default_factory=dict[str, float])
+    """The metrics that the command was asked for, where it was asked for some."""
     model: Path | None = None
     """In Hugging Face format; None if it was not exported."""
     report: Path | None = None
     stopped_early: bool = False
+    """Whether it was stopped and can be continued."""
 
 
 class Progress:
-    """The steps that are done, which of them was the best, and what of them is on disk."""
+    """Knows which steps are done, which of them was the best, and what of them is on disk."""
 
-    def __init__(
-        self,
-        config: CheckpointConfig,
-        sampler: PromptSampler[Any],
-        tracker: Tracker,
-        *,
-        run_dir: Path,
-        start: int = 0,
-    ) -> None:
+    def __init__(self, config: CheckpointConfig, tracker: Tracker, *, run_dir: Path) -> None:
         self.config = config
-        self.sampler = sampler
         self.tracker = tracker
         self.checkpoints = Checkpoints(run_dir, keep_last=config.keep_last)
-        self.summary = Summary(run_dir=run_dir, steps_completed=start)
-        self.saved_step = start
+        self.steps_completed = 0
+        self.saved_step = 0
+        self.evaluations: dict[int, Mapping[str, float]] = {}
         self.best_value: float | None = None
         self.best_step: int | None = None
 
     @property
     def is_saved(self) -> bool:
         """Whether a checkpoint of the last completed step is on disk, or none is needed."""
-        return self.summary.steps_completed == self.saved_step
+        return self.steps_completed == self.saved_step
 
-    def evaluated(self, step: int, values: dict[str, float]) -> None:
+    def evaluated(self, step: int, values: Mapping[str, float]) -> None:
         """Remember the metrics `eval/...` of an evaluation after `step`.
 
         Raises:
@@ -66,14 +61,14 @@ class Progress:
                 f"checkpoint.keep_best: no metric {metric!r} is measured; there are "
                 f"{', '.join(sorted(values))}"
             )
-        self.summary.evaluations[step] = values
+        self.evaluations[step] = values
 
     def is_due(self, values: Mapping[str, float]) -> bool:
         """Whether to save the step just completed: it is the best, or its turn has come.
 
         values: its metrics.
         """
-        step, every, metric = self.summary.steps_completed, self.config.every, self.config.keep_best
+        step, every, metric = self.steps_completed, self.config.every, self.config.keep_best
         value = None if metric is None else values.get(metric)
         if metric is not None and value is not None and improves(metric, value, self.best_value):
             self.best_value, self.best_step = value, step
@@ -82,60 +77,44 @@ class Progress:
 
     async def save(
         self,
-        save_trainer: Callable[[Path], Awaitable[None]],
+        save_trainers: Callable[[Path], Awaitable[None]],
         *,
+        state: Mapping[str, Any],
         rewards: Mapping[str, bytes],
-        policy_version: int = 0,
-        kl_coef: float = 0.0,
     ) -> None:
-        """A checkpoint after the last completed step; see `RunState` for the last two.
+        """Write a checkpoint after the last completed step. state: that of the command, JSON.
 
         Raises:
             CheckpointError: if it cannot be written; earlier checkpoints are untouched.
         """
         self.tracker.phase("saving a checkpoint")
-        state = RunState(
-            step=self.summary.steps_completed,
-            policy_version=policy_version,
-            kl_coef=kl_coef,
-            sampler=asdict(self.sampler.state()),
+        run_state = RunState(
+            step=self.steps_completed,
+            state=state,
             best_value=self.best_value,
             best_step=self.best_step,
             versions=library_versions(),
         )
-        await self.checkpoints.save(state, save_trainer, rewards=rewards)
-        self.saved_step = state.step
+        await self.checkpoints.save(run_state, save_trainers, rewards=rewards)
+        self.saved_step = run_state.step
 
     async def restore(
-        self, load_trainer: Callable[[Path], Awaitable[None]]
-    ) -> tuple[Path, RunState]:
-        """Go back to the latest checkpoint; its folder, and what is in it for others to restore.
+        self, load_trainers: Callable[[Path], Awaitable[None]]
+    ) -> tuple[Path, Mapping[str, Any]]:
+        """Go back to the latest checkpoint; its folder, and the state that `save` was given.
 
         Raises:
             CheckpointError: if there is none, or it cannot be read.
         """
-        path, state = self.checkpoints.latest()
+        path, saved = self.checkpoints.latest()
         self.tracker.phase(f"resuming from {path}")
-        await load_trainer(path / "trainer")
-        self.sampler.restore(SamplerState(**state.sampler))
-        self.best_value, self.best_step = state.best_value, state.best_step
-        self.summary.steps_completed = self.saved_step = state.step
-        self.tracker.truncate_after(state.step)
-        if state.versions != library_versions():
+        await load_trainers(path / "trainer")
+        self.best_value, self.best_step = saved.best_value, saved.best_step
+        self.steps_completed = self.saved_step = saved.step
+        self.tracker.truncate_after(saved.step)
+        if saved.versions != library_versions():
             self.tracker.note(
                 f"resuming with other library versions than the checkpoint was written by "
-                f"({state.versions}): results may differ in the last bits"
+                f"({saved.versions}): results may differ in the last bits"
             )
-        return path, state
-
-    def follow(self, previous: "Progress") -> None:
-        """Take over what an earlier part of the run has found."""
-        self.summary.evaluations |= previous.summary.evaluations
-        self.best_value, self.best_step = previous.best_value, previous.best_step
-
-    def note_stop(self, command: str) -> None:
-        """Tell how to go on with a run that was stopped."""
-        self.tracker.note(
-            f"stopped after step {self.summary.steps_completed}; resume with "
-            f"rlstack {command} resume={self.summary.run_dir}"
-        )
+        return path, saved.state

@@ -21,14 +21,19 @@ def test_weight_schedules_are_evaluated_where_the_run_is(tmp_path: Path) -> None
     for step in (4, 12):  # of which two updated the critic alone
         state = RunState(
             step=step,
-            policy_version=step - 2,
-            sampler={},
+            state={"policy_version": step - 2},
             best_value=None,
             best_step=None,
             versions={},
         )
         asyncio.run(checkpoints.save(state, save_nothing, rewards={}))
     assert updates_of(str(tmp_path)) == 10
+
+
+def test_a_run_without_engines_has_no_updates_that_they_saw(tmp_path: Path) -> None:
+    state = RunState(step=4, state={}, best_value=None, best_step=None, versions={})
+    asyncio.run(Checkpoints(tmp_path, keep_last=1).save(state, save_nothing, rewards={}))
+    assert updates_of(str(tmp_path)) == 0
 
 
 def test_a_model_that_is_no_run_has_no_updates(tmp_path: Path) -> None:

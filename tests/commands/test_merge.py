@@ -29,7 +29,9 @@ def call(models: Path, output: Path, *arguments: str) -> Path:
     def path(name: str) -> str:
         return str(models / name) if name in ("base", "a", "b", "run", "nowhere") else name
 
-    return run([str(output), *map(path, arguments)])
+    model = run([str(output), *map(path, arguments)]).model
+    assert model is not None
+    return model
 
 
 @pytest.mark.parametrize(

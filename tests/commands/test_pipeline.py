@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from rlstack.cli import SCHEMAS
 from rlstack.commands import pipeline
 from rlstack.config.load import parse
-from rlstack.config.pipeline import PipelineConfig, resumed_pipeline
+from rlstack.config.pipeline import PipelineConfig
+from rlstack.config.resume import resumed_pipeline
 from rlstack.errors import ConfigError, WorkerError
+from rlstack.run.progress import Summary
 from tests.config.test_load import SOURCE, composed
 
 SFT = {
@@ -31,12 +32,12 @@ class Runner:
         self.calls: list[tuple[str, Any]] = []
         self.stop_at = stop_at
 
-    def __call__(self, command: str, config: Any) -> bool:
+    def __call__(self, command: str, config: Any) -> Summary:
         self.calls.append((command, config))
         run_dir = Path(config.run_dir)
         if command == "sft":
             (run_dir / "checkpoints/step_000002").mkdir(parents=True, exist_ok=True)
-        return run_dir.name != self.stop_at
+        return Summary(stopped_early=run_dir.name == self.stop_at)
 
     @property
     def commands(self) -> list[str]:
@@ -62,7 +63,8 @@ def pipeline_values(tmp_path: Path, *stages: dict[str, Any], **values: Any) -> d
 
 
 def run(config: PipelineConfig, runner: Runner) -> bool:
-    return pipeline.run(config, schemas=SCHEMAS, run_stage=runner)
+    """Whether the pipeline came to its end."""
+    return not pipeline.run(config, run_command=runner).stopped_early
 
 
 def test_stages_run_in_order_on_what_earlier_ones_wrote_and_only_once(

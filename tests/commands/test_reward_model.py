@@ -49,15 +49,13 @@ def error(*arguments: Any, **rows: Any) -> str:
     return str(raised.value)
 
 
-def test_a_stage_is_prepared(model: Path, tmp_path: Path) -> None:
+def test_a_training_is_prepared(model: Path, tmp_path: Path) -> None:
     features = {"chosen_features": [1.0], "rejected_features": [3.0]}
     held_out = [ROW | features | {"prompt": "2 + 4?"}]
-    stage = _prepare(config(tmp_path, model, train=[ROW | features], held_out=held_out))
-    assert len(stage.train.prompts) == len(stage.held_out.prompts) == 1
-    role = stage.spec.reward_trainer
-    assert role is not None
-    assert role.features is not None
-    assert (role.features.means, role.features.stds) == ((2.0,), (1.0,))
+    training = _prepare(config(tmp_path, model, train=[ROW | features], held_out=held_out))
+    assert len(training.train.prompts) == len(training.held_out.prompts) == 1
+    assert training.features is not None
+    assert (training.features.means, training.features.stds) == ((2.0,), (1.0,))
 
 
 def test_rows_that_say_nothing_are_named_together(model: Path, tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from rlstack.commands.rl import Training
+from rlstack.commands.rl import train_policy
+from rlstack.commands.wiring import Running
 from rlstack.config.reward import RewardComponent, RewardConfig
-from rlstack.controller import StepResult
+from rlstack.controller import Controller, StepResult
 from rlstack.errors import ConfigError
 from rlstack.metrics import Metrics
+from rlstack.protocols import Scorer
 from rlstack.run.tracking import Tracker
 from rlstack.types import Prompt
 from tests.test_controller import make_controller
@@ -36,6 +38,18 @@ class UnheardOf:
 """
 
 
+def running(controller: Controller, tracker: Tracker, scorer: Scorer | None = None) -> Running:
+    """Nothing is started: the controller has its roles."""
+    return Running(
+        roles=None,  # type: ignore[arg-type]
+        sampler=None,
+        scorer=scorer,
+        tracker=tracker,
+        timeline=controller.timeline,
+        stop=asyncio.Event(),
+    )
+
+
 def with_memory(run_dir: Path, *overrides: str) -> tuple[bytes, dict[str, float]]:
     """What the reward remembers after the run, and the metrics of the last step."""
     plugin = run_dir.parent / "remembers.py"
@@ -50,16 +64,20 @@ def with_memory(run_dir: Path, *overrides: str) -> tuple[bytes, dict[str, float]
         )
     )
     controller, _, _ = make_controller(
-        run_dir, f"run_dir={run_dir}", "evaluation.every=2", "checkpoint.export=false", *overrides
+        run_dir,
+        f"run_dir={run_dir}",
+        "evaluation.every=2",
+        "checkpoint.export=false",
+        *overrides,
+        scorer=pool,
     )
-    controller.roles = replace(controller.roles, scorer=pool)
     config = controller.config
 
     async def run() -> bytes:
         with Tracker.open(
             config.tracking, run_dir=run_dir, total_steps=config.total_steps, title="rl"
         ) as tracker:
-            await Training(config, controller, tracker, ()).run(asyncio.Event())
+            await train_policy(config, controller, running(controller, tracker, pool), ())
         return (await pool.state())["un/heard"]
 
     try:
@@ -97,7 +115,7 @@ def train(run_dir: Path, *overrides: str) -> float:
     with Tracker.open(
         config.tracking, run_dir=run_dir, total_steps=config.total_steps, title="rl"
     ) as tracker:
-        asyncio.run(Training(config, controller, tracker, ()).run(asyncio.Event()))
+        asyncio.run(train_policy(config, controller, running(controller, tracker), ()))
     return controller.kl_coef
 
 
@@ -129,7 +147,7 @@ def train_with_losses(run_dir: Path, losses: list[float | None], *overrides: str
     with Tracker.open(
         config.tracking, run_dir=run_dir, total_steps=config.total_steps, title="rl"
     ) as tracker:
-        asyncio.run(Training(config, controller, tracker, ()).run(asyncio.Event()))
+        asyncio.run(train_policy(config, controller, running(controller, tracker), ()))
     return sorted(folder.name for folder in (run_dir / "checkpoints").iterdir())
 
 

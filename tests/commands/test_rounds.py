@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from rlstack.batch import SFTBatch, collate_demonstrations
-from rlstack.commands import dpo, rejection_sampling, rounds, supervised
-from rlstack.commands.rounds import Round, RoundsStage
+from rlstack.commands import dpo, rejection_sampling, rounds, wiring
+from rlstack.commands.rounds import Round, RoundsTraining
 from rlstack.commands.supervised import Learner
 from rlstack.config.load import parse
 from rlstack.config.rounds import DPOConfig, RejectionSamplingConfig
@@ -234,12 +234,10 @@ def run_rounds(run_dir: Path, *, resume: bool, stop_after: int | None = None) ->
             evaluate=policy.update_supervised,
         )
 
-    stage = RoundsStage(
+    training = RoundsTraining(
         command="rejection_sampling",
         config=config,
         tokenizer=CharTokenizer(),
-        prompts=prompts(NUM_PROMPTS, "train"),
-        held_out=prompts(2, "held_out"),
         rows_per_prompt=NUM_SAMPLES,
         select=partial(kept_responses, min_reward=0, per_prompt=NUM_SAMPLES),
         to_record=kept_record,
@@ -247,10 +245,12 @@ def run_rounds(run_dir: Path, *, resume: bool, stop_after: int | None = None) ->
         learner=learner,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(supervised, "launch", launched)
-        patch.setattr(supervised, "stop_signals", lambda: nullcontext(policy.stop))
-        patch.setattr(rounds, "ScorerPool", lambda *_, **__: RememberingScorer())
-        summary = asyncio.run(rounds.run(stage))
+        patch.setattr(wiring, "launch", launched)
+        patch.setattr(wiring, "stop_signals", lambda: nullcontext(policy.stop))
+        patch.setattr(wiring, "ScorerPool", lambda *_, **__: RememberingScorer())
+        summary = asyncio.run(
+            rounds.train(training, prompts(NUM_PROMPTS, "train"), prompts(2, "held_out"))
+        )
     return Outcome(policy=policy, stopped_early=summary.stopped_early)
 
 

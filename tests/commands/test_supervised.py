@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from rlstack.batch import SFTBatch, collate_demonstrations
-from rlstack.commands.supervised import Learner, Part, Stage, Training, check_run_dir
+from rlstack.commands.supervised import Learner, SupervisedTraining, learn
+from rlstack.commands.wiring import Running
 from rlstack.config.load import parse
 from rlstack.config.supervised import SFTConfig
 from rlstack.data.dataset import Dataset, SkipReport, Source
-from rlstack.errors import ConfigError
 from rlstack.metrics import Metrics
 from rlstack.run.progress import Summary
+from rlstack.run.timeline import Timeline
 from rlstack.run.tracking import Tracker
 from rlstack.types import Demonstration
 from tests.config.test_load import SOURCE, composed
-from workers.launch.spec import LaunchSpec
 
 NUM_ROWS, NUM_HELD_OUT = 6, 5
 HELD_OUT_LOSSES = (4.0, 2.0, 3.0, 1.5, 1.8, 1.9, 1.7)
@@ -97,12 +97,11 @@ def train(run_dir: Path, trainer: FakeTrainer, *overrides: str, num_held_out: in
         ),
     )
     run_dir.mkdir(exist_ok=True)
-    stage = Stage(
+    training = SupervisedTraining(
         command="sft",
         config=config,
         train=dataset(NUM_ROWS, first=1),
         held_out=dataset(num_held_out, first=100),
-        spec=LaunchSpec(placement=config.placement, model=config.model, seed=0),
         learner=lambda _: learner,
     )
 
@@ -113,9 +112,15 @@ def train(run_dir: Path, trainer: FakeTrainer, *overrides: str, num_held_out: in
         trainer=trainer, collate=collate, update=trainer.update, evaluate=trainer.evaluate
     )
     with Tracker.open(config.tracking, run_dir=run_dir, total_steps=1, title="sft") as tracker:
-        training = Training(stage, learner, tracker, Part(resume=stage.config.resume is not None))
-        asyncio.run(training.run(trainer.stop))
-    return training.summary
+        running = Running(
+            roles=None,  # type: ignore[arg-type]
+            sampler=None,
+            scorer=None,
+            tracker=tracker,
+            timeline=Timeline(run_dir, on_span=tracker.span),
+            stop=trainer.stop,
+        )
+        return asyncio.run(learn(training, learner, running))
 
 
 def logged(run_dir: Path) -> list[dict[str, float]]:
@@ -203,11 +208,3 @@ def test_a_finished_run_can_be_made_longer(tmp_path: Path) -> None:
     trainer = FakeTrainer()
     train(run_dir, trainer, "epochs=2", f"resume={run_dir}")
     assert trainer.weight == whole.weight
-
-
-def test_a_used_run_directory_is_refused(tmp_path: Path) -> None:
-    values = composed("sft", "model.path=m", f"data.train=[{SOURCE}]", f"run_dir={tmp_path}")
-    (tmp_path / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(ConfigError, match="continue it with rlstack sft resume="):
-        check_run_dir(parse(SFTConfig, values), command="sft")
-    check_run_dir(parse(SFTConfig, values | {"resume": str(tmp_path)}), command="sft")

@@ -21,9 +21,7 @@ from rlstack.run.checkpoint import (
 
 STATE = RunState(
     step=1,
-    policy_version=1,
-    kl_coef=0.1,
-    sampler={"taken": [3]},
+    state={"policy_version": 1, "kl_coef": 0.1, "sampler": {"taken": [3]}},
     best_value=None,
     best_step=None,
     versions={},
@@ -98,6 +96,13 @@ def test_no_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
 def test_a_damaged_state_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"state\.json"):
+        load_state(tmp_path)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_named_with_the_way_out(tmp_path: Path) -> None:
+    earlier = {"format": 3, "step": 1, "sampler": {}, "policy_version": 1, "kl_coef": 0.1}
+    (tmp_path / "state.json").write_text(json.dumps(earlier))
+    with pytest.raises(CheckpointError, match=r"earlier version .* format 3, .* start a new one"):
         load_state(tmp_path)
 
 
