@@ -1,4 +1,4 @@
-"""Configurations of stages, for whoever runs several of them in one process."""
+"""Configurations of commands, for whoever runs several of them in one process."""
 
 from contextlib import ExitStack
 from typing import Any

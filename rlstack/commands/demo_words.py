@@ -66,7 +66,7 @@ def true_reward(response: str, *, letters: Sequence[str]) -> float:
 
 
 def prompt_of(letters: Sequence[str]) -> dict[str, Any]:
-    """The columns of a row that every stage reads."""
+    """The columns of a row that every command reads."""
     text = f"Words with {letters[0]} or {letters[1]}"
     return {"messages": [{"role": "user", "content": text}], "letters": list(letters)}
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from rlstack.commands import supervised
 from rlstack.commands.loop import Loop, Part, with_report
+from rlstack.commands.policy_samples import PolicySamples
 from rlstack.commands.supervised import Learner
 from rlstack.commands.wiring import Running, Sampling, reward_models, started
 from rlstack.config.rounds import SampledConfig
@@ -27,15 +28,13 @@ from rlstack.data.sampler import PromptSampler
 from rlstack.data.selection import Record, Selection
 from rlstack.data.tokenizer import Tokenizer
 from rlstack.errors import CheckpointError, DataError
-from rlstack.evaluation import evaluation_metrics, rollout_metrics
+from rlstack.evaluation import rollout_metrics
 from rlstack.metrics import Metrics
 from rlstack.run import jsonl
 from rlstack.run.checkpoint import load_rewards, write_rewards
 from rlstack.run.folders import whole_folder
 from rlstack.run.progress import Summary
-from rlstack.run.rollout_log import write_rollouts
-from rlstack.seeds import Domain
-from rlstack.types import Group, Phase, Prompt, SamplingSettings
+from rlstack.types import Group, Phase, Prompt
 from workers.groups.ranks import PolicyGroup
 from workers.launch.spec import LaunchSpec
 from workers.specs import TrainedRole
@@ -123,13 +122,13 @@ class _Rounds(Generic[SampleT]):
         roles, config = running.roles, training.config
         assert roles.policy is not None
         assert roles.reallocator is not None
-        assert running.sampler is not None
         assert running.scorer is not None
         self.training = training
         self.held_out = held_out.prompts
         self.config = config
         self.running = running
-        self.group_sampler, self.scorer = running.sampler, running.scorer
+        self.scorer = running.scorer
+        self.policy_samples = PolicySamples(config, running)
         self.policy, self.reallocator = roles.policy, roles.reallocator
         self.run_dir = Path(config.run_dir)
         self.loop = Loop(
@@ -238,70 +237,23 @@ class _Rounds(Generic[SampleT]):
     ) -> None:
         """Sample and judge with the present policy, and write what is selected to `folder`."""
         self.running.tracker.phase(f"round {number}: sampling")
-        metrics = await self.reallocator.enter(Phase.GENERATE, version=step)
-        groups = await self._groups(
-            prompts,
-            num_samples=self.config.rollout.num_samples,
-            domain=Domain.ROLLOUT,
-            first=first,
-            step=step,
-        )
-        metrics += await self.reallocator.enter(Phase.TRAIN, version=step)
+        groups, metrics = await self.policy_samples.take(prompts, first=first, step=step)
         selection = self.training.select(groups)
-        metrics += rollout_metrics(
-            groups, max_response_tokens=self.config.rollout.max_response_tokens
-        )
+        max_response_tokens = self.config.rollout.max_response_tokens
+        metrics += rollout_metrics(groups, max_response_tokens=max_response_tokens)
         rewards = np.concatenate([group.rewards for group in groups])
         judged = rewards[~np.isnan(rewards)]
         metrics += Metrics.mean("reward/mean", float(judged.sum()), len(judged))
         counts = {"number": number, "num_rows": len(selection.samples)}
         counts |= {f"dropped_{reason}": count for reason, count in selection.dropped.items()}
         metrics += Metrics.of({f"round/{name}": float(n) for name, n in counts.items()})
-        if self.config.tracking.save_rollouts:
-            write_rollouts(groups, run_dir=self.run_dir, step=step + 1)
-        with whole_folder(folder) as partial:
-            jsonl.write(partial / "data.jsonl", map(self.training.to_record, selection.samples))
-            (partial / "round.json").write_text(json.dumps(metrics.values(), indent=2))
-            write_rewards(partial, await self.scorer.state())
+        with whole_folder(folder) as unfinished:
+            jsonl.write(unfinished / "data.jsonl", map(self.training.to_record, selection.samples))
+            (unfinished / "round.json").write_text(json.dumps(metrics.values(), indent=2))
+            write_rewards(unfinished, await self.scorer.state())
 
     async def _evaluate(self, step: int) -> dict[str, float]:
-        """Sample every held-out prompt once and score it."""
-        self.running.tracker.span("evaluation")
-        await self.reallocator.enter(Phase.GENERATE, version=step)
-        groups = await self._groups(
-            self.held_out,
-            num_samples=1,
-            domain=Domain.EVALUATION,
-            first=0,
-            step=step,
-        )
-        await self.reallocator.enter(Phase.TRAIN, version=step)
-        if self.config.tracking.save_rollouts:
-            write_rollouts(groups, run_dir=self.run_dir, step=step, evaluation=True)
-        return evaluation_metrics(groups).values()
-
-    async def _groups(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        num_samples: int,
-        domain: Domain,
-        first: int,
-        step: int,
-    ) -> list[Group]:
-        rollout = self.config.rollout
-        return await self.group_sampler.sample(
-            prompts,
-            domain=domain,
-            numbers=range(first, first + len(prompts)),
-            num_samples=num_samples,
-            sampling=SamplingSettings(
-                temperature=rollout.temperature,
-                max_response_tokens=rollout.max_response_tokens,
-                stop=rollout.stop,
-            ),
-            version=step,
-        )
+        return await self.policy_samples.evaluate(self.held_out, step=step)
 
     def _check_nothing_to_learn(self, folder: Path, number: int) -> None:
         """Let a later round end the run; in the first one it is a mistake."""

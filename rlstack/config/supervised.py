@@ -1,4 +1,4 @@
-"""The configuration of the stages that learn from a fixed data set: `rlstack sft` and its like."""
+"""The configuration of commands that learn from a fixed data set: `rlstack sft` and its like."""
 
 from math import ceil
 from typing import ClassVar, Literal
@@ -23,7 +23,7 @@ class HeldOutConfig(Frozen):
 
 
 class SupervisedConfig(RunSchema):
-    """What these stages have in common. A step is one optimizer step."""
+    """What these commands have in common. A step is one optimizer step."""
 
     rows_per_sample: ClassVar[int] = 1
     """Rows that must be in one micro-batch together: 2 where pairs are compared."""
