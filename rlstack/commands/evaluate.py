@@ -13,13 +13,13 @@ from rlstack.controller import sample_groups
 from rlstack.data.dataset import load_prompts
 from rlstack.errors import ConfigError
 from rlstack.evaluation import evaluation_metrics
+from rlstack.planning.spec import RunSpec
 from rlstack.run.checkpoint import Checkpoints
 from rlstack.run.rollout_log import write_rollouts
 from rlstack.run.tracking import Tracker
 from rlstack.seeds import Domain
 from rlstack.types import SamplingSettings
 from workers.launch.launch import launch
-from workers.launch.spec import LaunchSpec
 from workers.models.preflight import (
     check_model,
     check_positions,
@@ -55,7 +55,7 @@ async def _run(config: EvalConfig) -> dict[str, float]:
         )
         tracker.note(prompts.summary("held-out"))
         tracker.phase("starting engines")
-        spec = LaunchSpec(
+        spec = RunSpec(
             placement=config.placement,
             model=model,
             seed=config.seed,

@@ -24,13 +24,12 @@ from rlstack.data.held_out import without_held_out
 from rlstack.data.preferences import load_preferences
 from rlstack.errors import DataError
 from rlstack.metrics import Metrics
+from rlstack.planning.spec import RunSpec, TrainedRole
 from rlstack.run.progress import Summary
 from rlstack.types import PreferencePair
-from workers.launch.launch import Roles
-from workers.launch.spec import LaunchSpec
+from workers.launch.launch import WorkerGroups
 from workers.models.adapter_targets import check_adapters
 from workers.models.preflight import check_positions, check_scalar_model, load_tokenizer
-from workers.specs import TrainedRole
 
 
 def run(config: RewardModelConfig) -> Summary:
@@ -54,7 +53,7 @@ def _prepare(config: RewardModelConfig) -> Stage[PreferencePair, PairBatch]:
     train = without_held_out(train, held_out)
     check_pairs(train, held_out, loss=config.loss)
 
-    def learner(roles: Roles) -> Learner[PreferencePair, PairBatch]:
+    def learner(roles: WorkerGroups) -> Learner[PreferencePair, PairBatch]:
         trainer = roles.reward_trainer
         assert trainer is not None
         return Learner(
@@ -65,7 +64,7 @@ def _prepare(config: RewardModelConfig) -> Stage[PreferencePair, PairBatch]:
             summarize=partial(_summarize, run_dir=Path(config.run_dir)),
         )
 
-    spec = LaunchSpec(
+    spec = RunSpec(
         placement=config.placement,
         model=config.model,
         seed=config.seed,

@@ -16,6 +16,7 @@ from rlstack.config.load import dump
 from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles
 from rlstack.data.sampler import PromptSampler
+from rlstack.planning.spec import RunSpec
 from rlstack.protocols import Filtration, Trained
 from rlstack.run.checkpoint import load_rewards, write_folder
 from rlstack.run.progress import Progress, Summary
@@ -25,7 +26,6 @@ from rlstack.run.timeline import Timeline
 from rlstack.run.tracking import Tracker
 from rlstack.types import Prompt
 from workers.launch.launch import launch
-from workers.launch.spec import LaunchSpec
 from workers.models.adapter_targets import check_adapters
 from workers.models.preflight import (
     check_model,
@@ -94,7 +94,7 @@ async def _run(config: RLConfig) -> Summary:
     return training.summary
 
 
-def _checked(config: RLConfig) -> tuple[LaunchSpec, Filtration | None]:
+def _checked(config: RLConfig) -> tuple[RunSpec, Filtration | None]:
     """The roles and the filtration, once all that a user can get wrong in them has been checked."""
     if config.resume is None:
         check_unused(Path(config.run_dir), command="rl")

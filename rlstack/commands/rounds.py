@@ -29,6 +29,7 @@ from rlstack.data.tokenizer import Tokenizer
 from rlstack.errors import CheckpointError, DataError
 from rlstack.evaluation import evaluation_metrics, rollout_metrics
 from rlstack.metrics import Metrics
+from rlstack.planning.spec import RunSpec, TrainedRole
 from rlstack.protocols import RolloutEngines
 from rlstack.run import jsonl
 from rlstack.run.checkpoint import Checkpoints, load_rewards, write_rewards
@@ -39,9 +40,7 @@ from rlstack.run.rollout_log import write_rollouts
 from rlstack.seeds import Domain
 from rlstack.types import Group, Phase, Prompt, SamplingSettings
 from workers.groups.ranks import PolicyGroup
-from workers.launch.spec import LaunchSpec
 from workers.scoring.pool import ScorerPool
-from workers.specs import TrainedRole
 
 NOTHING_SKIPPED = SkipReport(counts={}, messages=())
 
@@ -78,7 +77,7 @@ async def run(stage: RoundsStage[SampleT]) -> Summary:
     config = stage.config
     prompts = config.prompts_in_round(len(stage.prompts.prompts))
     total_steps = config.rounds * config.num_steps(prompts * stage.rows_per_prompt)
-    spec = LaunchSpec(
+    spec = RunSpec(
         placement=config.placement,
         model=config.model,
         seed=config.seed,
@@ -118,7 +117,7 @@ class _Rounds(Generic[SampleT]):
     def __init__(
         self,
         stage: RoundsStage[SampleT],
-        spec: LaunchSpec,
+        spec: RunSpec,
         running: Running,
         engines: RolloutEngines,
         scorer: ScorerPool,

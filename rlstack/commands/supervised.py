@@ -5,7 +5,7 @@ the data, held-out evaluation, checkpoints, resuming, stop signals, tracking, ex
 stage module has three things to do (see `stages.sft`, which is nothing else):
 
 1. read the data: two `Dataset`s, for training and held out;
-2. say which roles to start: `policy_stage`, or a `LaunchSpec` of its own with
+2. say which roles to start: `policy_stage`, or a `RunSpec` of its own with
    `total_updates=config.num_steps(rows)`;
 3. make a `Learner` of the running roles: how samples become a batch, how a batch is learned from,
    how it is measured, and whose weights those are.
@@ -27,6 +27,7 @@ from rlstack.config.supervised import SupervisedConfig
 from rlstack.data.dataset import Dataset, SampleT
 from rlstack.data.sampler import PromptSampler
 from rlstack.metrics import Metrics, merge
+from rlstack.planning.spec import RunSpec, TrainedRole
 from rlstack.protocols import Scorer
 from rlstack.run.checkpoint import load_rewards, write_folder
 from rlstack.run.progress import Progress, Summary
@@ -34,9 +35,7 @@ from rlstack.run.report import write_report
 from rlstack.run.timeline import Timeline
 from rlstack.run.tracking import Tracker
 from workers.groups.ranks import PolicyGroup
-from workers.launch.launch import Roles, launch
-from workers.launch.spec import LaunchSpec
-from workers.specs import TrainedRole
+from workers.launch.launch import WorkerGroups, launch
 
 BatchT = TypeVar("BatchT", bound=Rows)
 
@@ -76,8 +75,8 @@ class Stage(Generic[SampleT, BatchT]):
     config: SupervisedConfig
     train: Dataset[SampleT]
     held_out: Dataset[SampleT]
-    spec: LaunchSpec
-    learner: Callable[[Roles], Learner[SampleT, BatchT]]
+    spec: RunSpec
+    learner: Callable[[WorkerGroups], Learner[SampleT, BatchT]]
 
 
 def policy_stage(
@@ -90,11 +89,11 @@ def policy_stage(
 ) -> Stage[SampleT, BatchT]:
     """A stage that trains a policy and starts nothing else."""
 
-    def of_roles(roles: Roles) -> Learner[SampleT, BatchT]:
+    def of_roles(roles: WorkerGroups) -> Learner[SampleT, BatchT]:
         assert roles.policy is not None
         return learner(roles.policy)
 
-    spec = LaunchSpec(
+    spec = RunSpec(
         placement=config.placement,
         model=config.model,
         seed=config.seed,
@@ -124,14 +123,14 @@ def check_run_dir(config: SupervisedConfig, *, command: str) -> None:
 class Running:
     """What a started stage works with."""
 
-    roles: Roles
+    roles: WorkerGroups
     tracker: Tracker
     stop: asyncio.Event
 
 
 @asynccontextmanager
 async def started(
-    config: SupervisedConfig, *, command: str, total_steps: int, spec: LaunchSpec, notes: list[str]
+    config: SupervisedConfig, *, command: str, total_steps: int, spec: RunSpec, notes: list[str]
 ) -> AsyncIterator[Running]:
     """Start what `spec` names, in a run directory with its tracker; end it all on leaving."""
     run_dir = Path(config.run_dir)

@@ -16,11 +16,11 @@ from rlstack.config.supervised import SFTConfig
 from rlstack.data.dataset import Dataset, SkipReport, Source
 from rlstack.errors import ConfigError
 from rlstack.metrics import Metrics
+from rlstack.planning.spec import RunSpec
 from rlstack.run.progress import Summary
 from rlstack.run.tracking import Tracker
 from rlstack.types import Demonstration
 from tests.config.test_load import SOURCE, composed
-from workers.launch.spec import LaunchSpec
 
 NUM_ROWS, NUM_HELD_OUT = 6, 5
 HELD_OUT_LOSSES = (4.0, 2.0, 3.0, 1.5, 1.8, 1.9, 1.7)
@@ -102,7 +102,7 @@ def train(run_dir: Path, trainer: FakeTrainer, *overrides: str, num_held_out: in
         config=config,
         train=dataset(NUM_ROWS, first=1),
         held_out=dataset(num_held_out, first=100),
-        spec=LaunchSpec(placement=config.placement, model=config.model, seed=0),
+        spec=RunSpec(placement=config.placement, model=config.model, seed=0),
         learner=lambda _: learner,
     )
 

@@ -18,6 +18,7 @@ from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles
 from rlstack.data.dataset import Dataset, SkipReport, Source
 from rlstack.data.sampler import PromptSampler
+from rlstack.planning.spec import TrainedRole
 from rlstack.run.timeline import Timeline
 from tests.config.test_load import CONF, TEACHER, rl_values
 from tests.workers.conftest import (
@@ -32,7 +33,6 @@ from tests.workers.conftest import (
 )
 from workers.groups.ranks import ReferenceGroup
 from workers.scoring.pool import ScorerPool
-from workers.specs import TrainedRole
 
 pytestmark = [pytest.mark.real_stack, pytest.mark.timeout(300)]
 

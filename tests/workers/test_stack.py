@@ -82,7 +82,7 @@ def stack(request: pytest.FixtureRequest, tied_model: Path, untied_model: Path) 
     )
     with pytest.MonkeyPatch.context() as patch:
         # Gloo is chosen where engines are on other nodes; it works on one just as well.
-        patch.setattr("workers.launch.launch.choose_transport", lambda **_: layout.transport)
+        patch.setattr("rlstack.planning.placement.choose_transport", lambda **_: layout.transport)
         yield from running_stack(spec)
 
 
