@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rlstack.config.placement import RolePlacement
+from rlstack.config.placement import BesidePolicy, RolePlacement
 from rlstack.planning.cluster import Bundle, rounded
 from rlstack.planning.spec import RunSpec
 
-RoleName = Literal["policy", "reward_trainer", "critic", "reference", "reward_model", "engines"]
+RoleName = BesidePolicy | Literal["policy", "reward_trainer", "engines"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +31,6 @@ class Layout:
     """On the policy's devices, in turns with it; otherwise nobody else uses its devices."""
     cpus: float
     """Ray CPUs of a process."""
-    threads: int
-    """For each device; the cores of a node, shared out among the role's devices on it."""
 
     @property
     def data_parallel(self) -> int:
@@ -125,14 +123,13 @@ class Layouts:
             zero_stage=zero_stage,
             with_policy=with_policy,
             cpus=cpus,
-            threads=1,
         )
 
 
-def beside_policy(spec: RunSpec) -> dict[RoleName, tuple[RolePlacement, int]]:
+def beside_policy(spec: RunSpec) -> dict[BesidePolicy, tuple[RolePlacement, int]]:
     """Placement and ZeRO stage of the roles beside the policy."""
     config = spec.placement
-    found: dict[RoleName, tuple[RolePlacement, int]] = {}
+    found: dict[BesidePolicy, tuple[RolePlacement, int]] = {}
     if spec.critic is not None:
         found["critic"] = (config.critic, spec.critic.trainer.zero_stage)
     if spec.reference is not None and not spec.reference_in_policy:

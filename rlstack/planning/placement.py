@@ -1,7 +1,7 @@
 """Which process of which role gets which devices; pure, so that no cluster need exist."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from rlstack.errors import PlacementError
@@ -25,6 +25,8 @@ class Placement:
     """One that has room for each bundle; Ray may choose another that has."""
     layouts: Mapping[RoleName, Layout]
     """Of the roles that have processes."""
+    threads: Mapping[RoleName, int]
+    """Of a role, for each of its devices."""
 
 
 def place(spec: RunSpec, cluster: Cluster) -> Placement:
@@ -57,10 +59,8 @@ def place(spec: RunSpec, cluster: Cluster) -> Placement:
         ),
         bundles=plan.bundles,
         nodes=nodes,
-        layouts={
-            name: replace(layout, threads=_threads(layout, nodes))
-            for name, layout in plan.by_role.items()
-        },
+        layouts=plan.by_role,
+        threads={name: _threads(layout, nodes) for name, layout in plan.by_role.items()},
     )
 
 
@@ -83,15 +83,10 @@ def _threads(layout: Layout, nodes: Sequence[Node]) -> int:
 
 def _misfits(spec: RunSpec) -> Iterator[str]:
     """Roles that do not fit the policy's devices, whatever the cluster."""
-    config = spec.placement
-    for name, (role, _) in beside_policy(spec).items():
-        on_policy = role.devices == "policy" and spec.policy is not None
-        if on_policy and (role.ranks or 0) > config.trainer_ranks:
-            yield (
-                f"placement.{name}.ranks: {role.ranks} ranks do not fit the devices of "
-                f"{config.trainer_ranks} policy ranks (placement.trainer_ranks); lower it or set "
-                f"placement.{name}.devices=own"
-            )
+    for name in beside_policy(spec):
+        problem = spec.placement.misfit(name)
+        if problem is not None and spec.policy is not None:
+            yield f"{problem.keys[0]}: {problem.text}"
 
 
 def _contradictions(

@@ -117,17 +117,16 @@ def test_a_laptop() -> None:
     }
     assert devices_of(placed)["policy"] == ((), ())
     assert placed.bundles == (Bundle(cpus=2, gpus=0),) * 2 + (Bundle(cpus=1, gpus=0),) * 2
-    threads = {name: layout.threads for name, layout in placed.layouts.items()}
-    assert threads == {"policy": 2, "critic": 2, "reward_model": 4, "engines": 4}
+    assert placed.threads == {"policy": 2, "critic": 2, "reward_model": 4, "engines": 4}
 
 
 def test_threads_are_those_of_the_nodes_and_of_no_other_machine() -> None:
     placed = place(run(trainer_ranks=16, engines=False), cluster(2, cores=96))
-    assert placed.layouts["policy"].threads == 12
+    assert placed.threads["policy"] == 12
     placed = place(run(engines=False, trainer_ranks=4, device="cpu"), cluster(cores=2))
-    assert placed.layouts["policy"].threads == 1
+    assert placed.threads["policy"] == 1
     wide = run(mode="disaggregated", tensor_parallel=4)
-    assert place(wide, cluster(cores=96)).layouts["engines"].threads == 24
+    assert place(wide, cluster(cores=96)).threads["engines"] == 24
 
 
 def test_weights_that_must_reach_other_nodes() -> None:
@@ -161,7 +160,7 @@ def test_weights_that_must_reach_other_nodes() -> None:
         (
             run(critic=RolePlacement(ranks=3, devices="policy")),
             cluster(),
-            "placement.critic.ranks: 3 ranks .* 2 policy ranks .*placement.critic.devices=own",
+            "placement.critic.ranks: 3 ranks .* 2 policy ranks; .*placement.critic.devices=own",
         ),
         (
             run(trainer_ranks=4, tensor_parallel=4, cpus_per_worker=10),
@@ -254,8 +253,9 @@ def test_every_process_has_what_it_needs(spec: RunSpec, there: Cluster) -> None:
     assert placed is not None
     cpus, gpus = [0.0] * len(placed.bundles), [0] * len(placed.bundles)
     seen: dict[int, int] = {}
+    assert placed.threads.keys() == placed.layouts.keys()
+    assert min(placed.threads.values(), default=1) >= 1
     for layout in placed.layouts.values():
-        assert layout.threads >= 1
         assert len(layout.devices) == layout.data_parallel
         for bundle, devices in zip(layout.bundles, layout.devices, strict=True):
             cpus[bundle] += layout.cpus
@@ -278,11 +278,11 @@ def test_roles_share_devices_with_the_policy_alone(spec: RunSpec, there: Cluster
     placed = placed_or_none(spec, there)
     assume(placed is not None)
     assert placed is not None
-    shared = [name for name, layout in placed.layouts.items() if layout.with_policy]
+    shared = {name: role for name, role in placed.layouts.items() if role.with_policy}
     assert placed.time_shared == ("engines" in shared)
     assert not shared or spec.policy is not None
-    for name in shared:
-        policy, role = placed.layouts["policy"], placed.layouts[name]
+    for role in shared.values():
+        policy = placed.layouts["policy"]
         of_policy = {device for devices in policy.devices for device in devices}
         assert {device for devices in role.devices for device in devices} <= of_policy
         assert set(role.bundles) <= set(policy.bundles)

@@ -29,7 +29,7 @@ def start_engines(actors: Actors, spec: RunSpec, rollout: RolloutConfig) -> Engi
         seed=spec.seed,
         adapter_rank=spec.adapter_rank,
     )
-    environment = engine_environment(engine, threads=layout.threads)
+    environment = engine_environment(engine, threads=placement.threads["engines"])
 
     def start(index: int) -> ActorHandle:
         return actors.start(

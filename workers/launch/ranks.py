@@ -54,7 +54,7 @@ class RankStarter:
             temperature=self._spec.logprob_temperature,
             device=self._placement.device,
             num_ranks=layout.data_parallel,
-            threads=layout.threads,
+            threads=self._placement.threads["reference"],
         )
         sharded = layout.zero_stage == 3
         ranks = self._ranks("reference", ShardedReferenceActor if sharded else ReferenceActor, spec)
@@ -67,7 +67,7 @@ class RankStarter:
             **asdict(role),
             device=self._placement.device,
             num_ranks=layout.data_parallel,
-            threads=layout.threads,
+            threads=self._placement.threads["reward_model"],
         )
         sharded = layout.zero_stage == 3
         actor = ShardedRewardModelActor if sharded else RewardModelActor
@@ -85,7 +85,7 @@ class RankStarter:
             seed=self._spec.seed,
             device=self._placement.device,
             num_ranks=layout.data_parallel,
-            threads=layout.threads,
+            threads=self._placement.threads[name],
             feeds_engines=name == "policy" and self._spec.rollout is not None,
         )
         return self._ranks(name, actor, spec)
