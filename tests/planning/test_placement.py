@@ -129,6 +129,12 @@ def test_threads_are_those_of_the_nodes_and_of_no_other_machine() -> None:
     assert place(wide, cluster(cores=96)).threads["engines"] == 24
 
 
+def test_shares_of_a_cpu_add_up_to_whole_ones() -> None:
+    spec = run(trainer_ranks=30, cpus_per_worker=0.1, engines=False)
+    assert needed_cpus(spec) == 3
+    assert len(place(spec, cluster(gpus=0, cpus=3)).bundles) == 30
+
+
 def test_weights_that_must_reach_other_nodes() -> None:
     assert place(run(device="cpu"), cluster(2)).transport is Transport.GLOO
 
