@@ -64,7 +64,7 @@ def write_classifier(directory: Path, *, base: Path) -> None:
 def bench_stack(model: Path, classifier: Path, rows_file: Path) -> dict[str, float]:
     """Seconds of every phase of the real step on the real roles."""
     from rlstack.commands.composing import composed_values
-    from rlstack.commands.rl_roles import launch_spec
+    from rlstack.commands.rl_roles import run_spec
     from rlstack.config.load import parse
     from rlstack.config.run import RLConfig
     from workers.launch.launch import launch
@@ -86,7 +86,7 @@ def bench_stack(model: Path, classifier: Path, rows_file: Path) -> dict[str, flo
     found: dict[str, float] = {}
 
     async def measure() -> None:
-        async with launch(launch_spec(config)) as roles:
+        async with launch(run_spec(config)) as roles:
             for version in range(ROUNDS + 1):
                 marks, sizes = await one_step(roles, config, version, rows_file)
                 found.update(sizes)

@@ -38,7 +38,7 @@ def bench_stack(model: Path, rows_file: Path) -> dict[str, float]:
     from rlstack.algorithms.catalog import estimate_advantages
     from rlstack.batch import collate
     from rlstack.commands.composing import composed_values
-    from rlstack.commands.rl_roles import launch_spec
+    from rlstack.commands.rl_roles import run_spec
     from rlstack.config.load import parse
     from rlstack.config.run import RLConfig
     from rlstack.minibatches import Forward, policy_batch
@@ -61,7 +61,7 @@ def bench_stack(model: Path, rows_file: Path) -> dict[str, float]:
 
     async def measure() -> None:
         start = time.perf_counter()
-        async with launch(launch_spec(config)) as roles:
+        async with launch(run_spec(config)) as roles:
             sizes["startup"] = time.perf_counter() - start
             assert roles.policy
             assert roles.engines

@@ -1,44 +1,21 @@
 """What trainer and engine actors are told and what they report; no heavy library is imported."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlstack.config.model import ModelConfig
-from rlstack.config.reference import ReferenceConfig
 from rlstack.config.rollout import RolloutConfig
 from rlstack.config.trainer import TrainerConfig
 from rlstack.data.features import FeatureScale
 from rlstack.planning.phases import Transport
+from rlstack.planning.spec import FrozenRole, RewardModelRole
 from rlstack.types import FinishReason
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 """The files of an adapter, as peft and vLLM name them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedRole:
-    """A model to train, and how."""
-
-    model: ModelConfig
-    trainer: TrainerConfig
-    total_updates: int
-    features: FeatureScale | None = None
-    """Of the responses that a reward model scores, where the data have some."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FrozenRole:
-    """A model that only computes logprobs, and how it is held."""
-
-    model: ModelConfig
-    config: ReferenceConfig
-    max_tokens_per_microbatch: int
-    logprob_chunk_tokens: int
-    """Both as in `TrainerConfig`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,15 +49,9 @@ class ReferenceSpec(RankSpec):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RewardModelSpec:
-    """What every rank of the reward models is told; fields as in `SequenceScorer`."""
+class RewardModelSpec(RewardModelRole):
+    """What every rank of the reward models is told."""
 
-    checkpoints: tuple[str, ...]
-    max_tokens: int
-    max_tokens_per_batch: int
-    dtype: str
-    special_tokens: Literal["end", "tokenizer"] = "end"
-    zero_stage: Literal[0, 3] = 0
     device: str = "cpu"
     num_ranks: int = 1
     threads: int = 1

@@ -28,7 +28,7 @@ from rlstack.data.selection import (
 from rlstack.data.tokenizer import Tokenizer
 from rlstack.run.progress import Summary
 from workers.groups.ranks import PolicyGroup
-from workers.launch.launch import Roles
+from workers.launch.launch import WorkerGroups
 from workers.models.preflight import model_fingerprint
 
 Datasets = Mapping[str, Sequence[Any]]
@@ -59,7 +59,7 @@ def _given(config: DPOConfig, tokenizer: Tokenizer) -> SupervisedTraining[Any, A
     make = _learner_of(config, datasets, tokenizer)
     fingerprint = model_fingerprint(config.model)
 
-    def learner(roles: Roles) -> Learner[Any, Any]:
+    def learner(roles: WorkerGroups) -> Learner[Any, Any]:
         cache = ReferenceCache[Any](Path(config.run_dir) / "reference", model=fingerprint)
         return make(supervised.policy_of(roles), Reference(cache=cache, datasets=datasets))
 

@@ -12,12 +12,12 @@ from rlstack.config.run import EvalConfig
 from rlstack.data.dataset import load_prompts
 from rlstack.errors import ConfigError
 from rlstack.evaluation import evaluation_metrics
+from rlstack.planning.spec import RunSpec
 from rlstack.run.checkpoint import Checkpoints
 from rlstack.run.progress import Summary
 from rlstack.run.rollout_log import write_rollouts
 from rlstack.seeds import Domain
 from rlstack.types import Prompt, SamplingSettings
-from workers.launch.spec import LaunchSpec
 from workers.models.preflight import is_model_directory
 
 
@@ -32,7 +32,7 @@ async def _run(config: EvalConfig) -> Summary:
     longest_row = config.data.max_prompt_tokens + max_response_tokens
     tokenizer = check_main_model(model, longest_row=longest_row)
     dataset = load_prompts(config.data.eval, tokenizer, config=config.data)
-    spec = LaunchSpec(
+    spec = RunSpec(
         placement=config.placement,
         model=model,
         seed=config.seed,

@@ -27,7 +27,7 @@ from rlstack.errors import DataError
 from rlstack.metrics import Metrics
 from rlstack.run.progress import Summary
 from rlstack.types import PreferencePair
-from workers.launch.launch import Roles
+from workers.launch.launch import WorkerGroups
 
 
 def run(config: RewardModelConfig) -> Summary:
@@ -49,7 +49,7 @@ def _prepare(config: RewardModelConfig) -> SupervisedTraining[PreferencePair, Pa
     train, held_out = train_and_held_out(config.data, load)
     check_pairs(train, held_out, loss=config.loss)
 
-    def learner(roles: Roles) -> Learner[PreferencePair, PairBatch]:
+    def learner(roles: WorkerGroups) -> Learner[PreferencePair, PairBatch]:
         trainer = roles.reward_trainer
         assert trainer is not None
         return Learner(

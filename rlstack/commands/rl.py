@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlstack.commands.loop import Loop, Part, with_report
 from rlstack.commands.preflight import preflight
-from rlstack.commands.rl_roles import check_critic, check_teacher, chosen_filtration, launch_spec
+from rlstack.commands.rl_roles import check_critic, check_teacher, chosen_filtration, run_spec
 from rlstack.commands.wiring import Running, Sampling, started
 from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles
@@ -27,7 +27,7 @@ def run(config: RLConfig) -> Summary:
 
 
 async def _run(config: RLConfig) -> Summary:
-    spec = launch_spec(config)
+    spec = run_spec(config)
     tokenizer = preflight(
         config, command="rl", longest_row=spec.max_prompt_tokens + spec.max_response_tokens
     )

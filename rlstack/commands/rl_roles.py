@@ -6,14 +6,13 @@ from rlstack.config.algorithm import DistillationAdvantage
 from rlstack.config.model import ModelConfig
 from rlstack.config.run import RLConfig
 from rlstack.errors import ConfigError
+from rlstack.planning.spec import FrozenRole, RunSpec, TrainedRole
 from rlstack.protocols import Filtration
-from workers.launch.spec import LaunchSpec
 from workers.models.adapter_targets import check_adapters
 from workers.models.preflight import check_model, check_scalar_model, load_tokenizer, same_tokens
-from workers.specs import FrozenRole, TrainedRole
 
 
-def launch_spec(config: RLConfig) -> LaunchSpec:
+def run_spec(config: RLConfig) -> RunSpec:
     """The roles of an RL run."""
     algorithm = config.algorithm
     longest = max(config.rollout.max_response_tokens, config.evaluation.max_response_tokens)
@@ -25,7 +24,7 @@ def launch_spec(config: RLConfig) -> LaunchSpec:
             model=critic_model(config), trainer=config.critic.trainer, total_updates=total_updates
         )
         warmup_updates = min(config.critic.warmup_steps, config.total_steps) * updates_per_step
-    return LaunchSpec(
+    return RunSpec(
         placement=config.placement,
         model=config.model,
         seed=config.seed,

@@ -30,14 +30,13 @@ from rlstack.data.tokenizer import Tokenizer
 from rlstack.errors import CheckpointError, DataError
 from rlstack.evaluation import rollout_metrics
 from rlstack.metrics import Metrics
+from rlstack.planning.spec import RunSpec, TrainedRole
 from rlstack.run import jsonl
 from rlstack.run.checkpoint import load_rewards, write_rewards
 from rlstack.run.folders import whole_folder
 from rlstack.run.progress import Summary
 from rlstack.types import Group, Phase, Prompt
 from workers.groups.ranks import PolicyGroup
-from workers.launch.spec import LaunchSpec
-from workers.specs import TrainedRole
 
 NOTHING_SKIPPED = SkipReport(counts={}, messages=())
 
@@ -81,7 +80,7 @@ async def train(
     config = training.config
     num_prompts = config.prompts_in_round(len(prompts.prompts))
     total_steps = config.rounds * config.num_steps(num_prompts * training.rows_per_prompt)
-    spec = LaunchSpec(
+    spec = RunSpec(
         placement=config.placement,
         model=config.model,
         seed=config.seed,

@@ -12,7 +12,7 @@ from rlstack.data.demonstrations import load_demonstrations
 from rlstack.data.held_out import train_and_held_out
 from rlstack.run.progress import Summary
 from rlstack.types import Demonstration
-from workers.launch.launch import Roles
+from workers.launch.launch import WorkerGroups
 
 
 def run(config: SFTConfig) -> Summary:
@@ -32,7 +32,7 @@ def _prepare(config: SFTConfig) -> SupervisedTraining[Demonstration, SFTBatch]:
     )
     train, held_out = train_and_held_out(config.data, load)
 
-    def learner(roles: Roles) -> Learner[Demonstration, SFTBatch]:
+    def learner(roles: WorkerGroups) -> Learner[Demonstration, SFTBatch]:
         policy = supervised.policy_of(roles)
         return Learner(
             trainer=policy,

@@ -19,12 +19,11 @@ from rlstack.data.dataset import Dataset, SampleT
 from rlstack.data.features import FeatureScale
 from rlstack.data.sampler import PromptSampler, SamplerState
 from rlstack.metrics import Metrics, merge
+from rlstack.planning.spec import RunSpec, TrainedRole
 from rlstack.protocols import Trained
 from rlstack.run.progress import Summary
 from workers.groups.ranks import PolicyGroup
-from workers.launch.launch import Roles
-from workers.launch.spec import LaunchSpec
-from workers.specs import TrainedRole
+from workers.launch.launch import WorkerGroups
 
 BatchT = TypeVar("BatchT", bound=Rows)
 
@@ -54,7 +53,7 @@ class SupervisedTraining(Generic[SampleT, BatchT]):
     config: SupervisedConfig
     train: Dataset[SampleT]
     held_out: Dataset[SampleT]
-    learner: Callable[[Roles], Learner[SampleT, BatchT]]
+    learner: Callable[[WorkerGroups], Learner[SampleT, BatchT]]
     role: Literal["policy", "reward_model"] = "policy"
     """What is trained."""
     features: FeatureScale | None = None
@@ -75,7 +74,7 @@ async def run(training: SupervisedTraining[SampleT, BatchT]) -> Summary:
         total_updates=training.num_steps,
         features=training.features,
     )
-    spec = LaunchSpec(
+    spec = RunSpec(
         placement=config.placement,
         model=config.model,
         seed=config.seed,
@@ -94,7 +93,7 @@ async def run(training: SupervisedTraining[SampleT, BatchT]) -> Summary:
     return with_report(summary, config)
 
 
-def policy_of(roles: Roles) -> PolicyGroup:
+def policy_of(roles: WorkerGroups) -> PolicyGroup:
     """The policy, where one is trained."""
     assert roles.policy is not None
     return roles.policy

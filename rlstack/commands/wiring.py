@@ -15,6 +15,7 @@ from rlstack.config.supervised import SupervisedConfig
 from rlstack.data.observations import TurnRenderer, check_prompts
 from rlstack.data.tokenizer import Tokenizer
 from rlstack.generation import GroupSampler
+from rlstack.planning.spec import RewardModelRole, RunSpec
 from rlstack.protocols import RolloutEngines, Scorer
 from rlstack.run.timeline import Timeline
 from rlstack.run.tracking import Tracker
@@ -22,11 +23,9 @@ from rlstack.types import Prompt
 from workers.environments.pool import EnvironmentPool
 from workers.groups.engines import EngineGroup
 from workers.groups.episodes import EpisodeEngines
-from workers.groups.served_models import ServedModels, reward_model_spec
-from workers.launch.launch import Roles, launch
-from workers.launch.spec import LaunchSpec
+from workers.groups.served_models import ServedModels, reward_model_role
+from workers.launch.launch import WorkerGroups, launch
 from workers.scoring.pool import ScorerPool
-from workers.specs import RewardModelSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +41,7 @@ class Sampling:
 class Running:
     """A started run: what its steps work with."""
 
-    roles: Roles
+    roles: WorkerGroups
     sampler: GroupSampler | None
     """Samples from the engines, or from the environment before them; None: nothing is sampled."""
     scorer: Scorer | None
@@ -55,7 +54,7 @@ class Running:
 @asynccontextmanager
 async def started(
     config: RLConfig | EvalConfig | SupervisedConfig,
-    spec: LaunchSpec,
+    spec: RunSpec,
     *,
     command: str,
     total_steps: int,
@@ -110,16 +109,16 @@ async def started(
         )
 
 
-def reward_models(config: RewardConfig) -> RewardModelSpec | None:
+def reward_models(config: RewardConfig) -> RewardModelRole | None:
     """The reward models to launch, where a component of the reward needs some.
 
     Raises:
         RewardError: if the features named are not those that a model was trained with.
     """
-    return None if config.model is None else reward_model_spec(config.model)
+    return None if config.model is None else reward_model_role(config.model)
 
 
-def _serve_reward_models(scorer: ScorerPool, roles: Roles, config: RewardConfig) -> None:
+def _serve_reward_models(scorer: ScorerPool, roles: WorkerGroups, config: RewardConfig) -> None:
     """Let the component `reward_model` be judged by the models that were launched, if any."""
     if config.model is not None:
         assert roles.reward_models is not None

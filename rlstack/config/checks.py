@@ -49,20 +49,8 @@ def trainer_problems(
 
 def placement_problems(placement: PlacementConfig) -> list[Problem]:
     """A role on the policy's devices has no more ranks than those."""
-    roles = {
-        "critic": placement.critic,
-        "reference": placement.reference,
-        "reward_model": placement.reward_model,
-    }
-    return [
-        Problem(
-            (f"placement.{name}.ranks", f"placement.{name}.devices", "placement.trainer_ranks"),
-            f"{role.ranks} ranks do not fit the devices of {placement.trainer_ranks} policy ranks; "
-            f"lower it or set placement.{name}.devices=own",
-        )
-        for name, role in roles.items()
-        if role.devices == "policy" and (role.ranks or 0) > placement.trainer_ranks
-    ]
+    found = [placement.misfit(name) for name in placement.beside_policy]
+    return [problem for problem in found if problem is not None]
 
 
 def served_adapter_problems(trainer: TrainerConfig) -> list[Problem]:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlstack.config.base import Frozen
+from rlstack.config.base import Frozen, Problem
 
 
 class RolePlacement(Frozen):
@@ -14,6 +14,9 @@ class RolePlacement(Frozen):
     """null: as many as `trainer_ranks`."""
     devices: Literal["policy", "own"]
     """policy: those of the policy's ranks, in turns with it; own: devices that nobody else uses."""
+
+
+BesidePolicy = Literal["critic", "reference", "reward_model"]
 
 
 class PlacementConfig(Frozen):
@@ -31,3 +34,23 @@ class PlacementConfig(Frozen):
     critic: RolePlacement
     reference: RolePlacement
     reward_model: RolePlacement
+
+    @property
+    def beside_policy(self) -> dict[BesidePolicy, RolePlacement]:
+        """The roles that may live on the policy's devices."""
+        return {
+            "critic": self.critic,
+            "reference": self.reference,
+            "reward_model": self.reward_model,
+        }
+
+    def misfit(self, name: BesidePolicy) -> Problem | None:
+        """A role on the policy's devices has no more ranks than those."""
+        role = self.beside_policy[name]
+        if role.devices == "own" or (role.ranks or 0) <= self.trainer_ranks:
+            return None
+        return Problem(
+            (f"placement.{name}.ranks", f"placement.{name}.devices", "placement.trainer_ranks"),
+            f"{role.ranks} ranks do not fit the devices of {self.trainer_ranks} policy ranks; "
+            f"lower it or set placement.{name}.devices=own",
+        )

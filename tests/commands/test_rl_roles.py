@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rlstack.commands.rl_roles import check_teacher, launch_spec
+from rlstack.commands.rl_roles import check_teacher, run_spec
 from rlstack.config.load import parse
 from rlstack.config.run import RLConfig
 from rlstack.errors import ConfigError
@@ -23,11 +23,11 @@ def test_the_teacher_stands_in_the_references_place(tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "teacher", seed=1)
     config = distilling(tmp_path / "policy", tmp_path / "teacher", "reference.zero_stage=3")
     check_teacher(config)
-    reference = launch_spec(config).reference
+    reference = run_spec(config).reference
     assert reference is not None
     assert reference.model.path == str(tmp_path / "teacher")
     assert reference.config.zero_stage == 3
-    assert launch_spec(config).model.path == str(tmp_path / "policy")
+    assert run_spec(config).model.path == str(tmp_path / "policy")
 
 
 def test_a_teacher_that_cannot_judge_is_refused(tmp_path: Path) -> None:

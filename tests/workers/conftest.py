@@ -19,12 +19,11 @@ from rlstack.config.reference import ReferenceConfig
 from rlstack.config.reward import RewardComponent, RewardConfig
 from rlstack.config.rollout import RolloutConfig
 from rlstack.config.trainer import ScheduleConfig, TrainerConfig
+from rlstack.planning.spec import FrozenRole, RunSpec, TrainedRole
 from rlstack.types import GenerationRequest, Prompt, Rollout, SamplingSettings
 from tests.tiny_model import write_tiny_model
 from workers.environments.pool import EnvironmentPool
-from workers.launch.launch import Roles, launch
-from workers.launch.spec import LaunchSpec
-from workers.specs import FrozenRole, TrainedRole
+from workers.launch.launch import WorkerGroups, launch
 
 MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS = 32, 24
 
@@ -33,8 +32,8 @@ MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS = 32, 24
 class Stack:
     """Running roles and the event loop they are driven from."""
 
-    roles: Roles
-    spec: LaunchSpec
+    roles: WorkerGroups
+    spec: RunSpec
     loop: asyncio.AbstractEventLoop
 
     def run(self, awaitable: Any) -> Any:
@@ -106,10 +105,10 @@ def frozen_role(path: Path, *, zero_stage: int) -> FrozenRole:
     )
 
 
-def launch_spec(
+def run_spec(
     model_path: Path, *, zero_stage: int, num_engines: int = 1, tensor_parallel: int = 1
-) -> LaunchSpec:
-    return LaunchSpec(
+) -> RunSpec:
+    return RunSpec(
         placement=placement_config(num_engines=num_engines, tensor_parallel=tensor_parallel),
         model=model_config(model_path),
         seed=0,
@@ -124,7 +123,7 @@ def launch_spec(
     )
 
 
-def running_stack(spec: LaunchSpec) -> Iterator[Stack]:
+def running_stack(spec: RunSpec) -> Iterator[Stack]:
     loop = asyncio.new_event_loop()
     exits = AsyncExitStack()
     roles = loop.run_until_complete(exits.enter_async_context(launch(spec)))
@@ -192,7 +191,7 @@ def make_requests(prompts: list[Prompt], *, num_samples: int = 4) -> list[Genera
     ]
 
 
-async def generate(roles: Roles, requests: list[GenerationRequest]) -> dict[int, Rollout]:
+async def generate(roles: WorkerGroups, requests: list[GenerationRequest]) -> dict[int, Rollout]:
     assert roles.engines is not None
     sampling = SamplingSettings(temperature=0.8, max_response_tokens=MAX_RESPONSE_TOKENS)
     found: dict[int, Rollout] = {}

@@ -18,21 +18,21 @@ from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles
 from rlstack.data.dataset import Dataset, SkipReport, Source
 from rlstack.data.sampler import PromptSampler
+from rlstack.planning.spec import TrainedRole
 from rlstack.run.timeline import Timeline
 from tests.config.test_load import CONF, TEACHER, rl_values
 from tests.workers.conftest import (
     MAX_RESPONSE_TOKENS,
     Stack,
     frozen_role,
-    launch_spec,
     make_prompts,
     random_batch,
+    run_spec,
     running_stack,
     trainer_config,
 )
 from workers.groups.ranks import ReferenceGroup
 from workers.scoring.pool import ScorerPool
-from workers.specs import TrainedRole
 
 pytestmark = [pytest.mark.real_stack, pytest.mark.timeout(300)]
 
@@ -52,7 +52,7 @@ def vowels(request: RewardRequest) -> float:
 @pytest.fixture(scope="module")
 def stack(tied_model: Path, untied_model: Path) -> Iterator[Stack]:
     """With a critic and a sharded reference of another model; not every algorithm calls them."""
-    spec = launch_spec(tied_model, zero_stage=0)  # the other stages are in test_stack
+    spec = run_spec(tied_model, zero_stage=0)  # the other stages are in test_stack
     role = TrainedRole(
         model=spec.model, trainer=trainer_config(learning_rate=1e-4), total_updates=1
     )

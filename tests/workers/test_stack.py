@@ -35,9 +35,9 @@ from tests.workers.conftest import (
     Stack,
     environment_pool,
     generate,
-    launch_spec,
     make_prompts,
     make_requests,
+    run_spec,
     running_stack,
 )
 from workers.groups.episodes import EpisodeEngines
@@ -74,7 +74,7 @@ LAYOUTS = [
 @pytest.fixture(scope="module", params=LAYOUTS, ids=str)
 def stack(request: pytest.FixtureRequest, tied_model: Path, untied_model: Path) -> Iterator[Stack]:
     layout: Layout = request.param
-    spec = launch_spec(
+    spec = run_spec(
         tied_model if layout.tied else untied_model,
         zero_stage=layout.zero_stage,
         num_engines=layout.num_engines,
@@ -82,7 +82,7 @@ def stack(request: pytest.FixtureRequest, tied_model: Path, untied_model: Path) 
     )
     with pytest.MonkeyPatch.context() as patch:
         # Gloo is chosen where engines are on other nodes; it works on one just as well.
-        patch.setattr("workers.launch.launch.choose_transport", lambda **_: layout.transport)
+        patch.setattr("rlstack.planning.placement.choose_transport", lambda **_: layout.transport)
         yield from running_stack(spec)
 
 

@@ -13,20 +13,20 @@ from rewards.models.ensemble import FixedScale, ScoreEnsemble
 from rewards.models.feature_head import FeatureHead, check_features, feature_scores, unusable
 from rlstack.config.reward import RewardModelsConfig
 from rlstack.errors import WorkerError
+from rlstack.planning.spec import RewardModelRole
 from rlstack.types import RewardRequest, Score
 from workers.groups.reward_models import RewardModelGroup
-from workers.specs import RewardModelSpec
 
 
-def reward_model_spec(config: RewardModelsConfig) -> RewardModelSpec:
-    """What the ranks are told.
+def reward_model_role(config: RewardModelsConfig) -> RewardModelRole:
+    """The models to start.
 
     Raises:
         RewardError: if the features named are not those that a model was trained with.
     """
     heads = {checkpoint: FeatureHead.load(checkpoint) for checkpoint in config.checkpoints}
     check_features(heads, config.features)
-    return RewardModelSpec(
+    return RewardModelRole(
         checkpoints=config.checkpoints,
         max_tokens=config.max_tokens,
         max_tokens_per_batch=config.max_tokens_per_batch,

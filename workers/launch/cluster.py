@@ -1,13 +1,17 @@
-"""Meeting a Ray cluster, or starting one inside this process."""
+"""Joining a Ray cluster, or starting one inside this process; what it has."""
 
 import os
 import socket
+from typing import Any
 
 import ray
 
 from rlstack.errors import PlacementError
+from rlstack.planning.cluster import Cluster, Node
 
 CONNECT_TIMEOUT_S = 5.0
+HEAD_RESOURCE = "node:__internal_head__"
+"""What Ray gives to the head of a cluster alone."""
 
 
 def join(address: str | None, *, cpus: int) -> None:
@@ -42,3 +46,24 @@ def check_reachable(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+
+
+def describe() -> Cluster:
+    """The living nodes of the cluster that was joined."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    alive.sort(key=lambda node: HEAD_RESOURCE not in node["Resources"])
+    here = ray.get_runtime_context().get_node_id()
+    return Cluster(nodes=tuple(_node(node, here=node["NodeID"] == here) for node in alive))
+
+
+def _node(node: dict[str, Any], *, here: bool) -> Node:
+    cpus = float(node["Resources"].get("CPU", 0.0))
+    # Ray says what may be reserved; this machine's cores are known, and elsewhere the two are
+    # equal unless `ray start --num-cpus` says otherwise.
+    cores = os.cpu_count() if here else int(cpus)
+    return Node(
+        name=f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})",
+        cpus=cpus,
+        gpus=int(node["Resources"].get("GPU", 0)),
+        cores=max(1, cores or 1),
+    )

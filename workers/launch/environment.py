@@ -1,5 +1,6 @@
 """Every environment variable that rlstack sets for its processes, with the reason; pure."""
 
+from collections.abc import Sequence
 from math import ceil
 
 from workers.specs import EngineSpec
@@ -21,6 +22,11 @@ _ON_CPU = {
 }
 
 
+def shared_gpus(devices: Sequence[str]) -> dict[str, str]:
+    """What lets a process that reserves no GPU see those of others, as Ray has numbered them."""
+    return {"CUDA_VISIBLE_DEVICES": ",".join(devices)}
+
+
 def trainer_environment(*, device: str, threads: int) -> dict[str, str]:
     """Environment of a rank of any role but the engines."""
     environment = _COMMON | {"OMP_NUM_THREADS": str(threads)}
@@ -30,13 +36,8 @@ def trainer_environment(*, device: str, threads: int) -> dict[str, str]:
     return environment
 
 
-def engine_environment(
-    spec: EngineSpec, *, threads: int, shared_devices: str | None
-) -> dict[str, str]:
-    """Environment of a vLLM engine and of the processes it starts.
-
-    `shared_devices`: GPUs of the trainer ranks it takes turns with, None if it has its own.
-    """
+def engine_environment(spec: EngineSpec, *, threads: int) -> dict[str, str]:
+    """Environment of a vLLM engine and of the processes it starts."""
     environment = _COMMON | {
         "OMP_NUM_THREADS": str(threads),
         "VLLM_LOGGING_LEVEL": "WARNING",
@@ -45,8 +46,6 @@ def engine_environment(
     if not spec.rollout.compile:
         # vLLM compiles small helpers even in eager mode: 6-20 s at the first request on CPU.
         environment["TORCH_COMPILE_DISABLE"] = "1"
-    if shared_devices is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = shared_devices
     if spec.device == "cpu":
         environment |= _ON_CPU | {
             "VLLM_CPU_KVCACHE_SPACE": str(ceil(spec.rollout.kv_cache_gib)),

@@ -1,10 +1,12 @@
-"""Clusters that do not answer are named at once."""
+"""Clusters that do not answer are named at once; what one has."""
 
+import os
 import socket
 
 import pytest
+import ray
 
-from workers.launch.cluster import check_reachable
+from workers.launch.cluster import check_reachable, describe, join
 
 
 def test_a_port_where_nothing_listens() -> None:
@@ -31,3 +33,17 @@ def test_a_port_that_answers() -> None:
 def test_a_port_that_answers_on_ipv6() -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
         check_reachable(f"[::1]:{server.getsockname()[1]}")
+
+
+@pytest.mark.real_stack
+def test_what_a_cluster_has() -> None:
+    num_cores = os.cpu_count()
+    assert num_cores is not None
+    join(None, cpus=num_cores + 3)
+    try:
+        (node,) = describe().nodes
+        assert socket.gethostname() in node.name
+        assert (node.cpus, node.cores) == (num_cores + 3, num_cores)
+        assert node.gpus == int(ray.cluster_resources().get("GPU", 0))
+    finally:
+        ray.shutdown()

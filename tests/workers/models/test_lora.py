@@ -21,9 +21,9 @@ from rlstack.errors import ConfigError
 from tests.workers.conftest import (
     Stack,
     frozen_role,
-    launch_spec,
     model_config,
     random_batch,
+    run_spec,
     running_stack,
     trainer_config,
 )
@@ -171,7 +171,7 @@ LAYOUTS = {
 @pytest.fixture(scope="module", params=LAYOUTS)
 def stack(request: pytest.FixtureRequest, tied_model: Path) -> Iterator[Stack]:
     adapters, changes = LAYOUTS[request.param]
-    spec = launch_spec(tied_model, zero_stage=1)
+    spec = run_spec(tied_model, zero_stage=1)
     assert spec.policy is not None
     trainer = trainer_config(**changes, lora=lora_config(**adapters).model_dump())
     role = replace(spec.policy, trainer=trainer)

@@ -22,7 +22,7 @@ from tests.algorithms.test_preference_catalog import (
     pair_batch,
     pairs,
 )
-from tests.workers.conftest import Stack, launch_spec, running_stack
+from tests.workers.conftest import Stack, run_spec, running_stack
 from workers.groups.ranks import PolicyGroup
 
 pytestmark = [pytest.mark.real_stack, pytest.mark.timeout(300)]
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.real_stack, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def trainer(tied_model: Path) -> Iterator[Stack]:
-    spec = launch_spec(tied_model, zero_stage=1)
+    spec = run_spec(tied_model, zero_stage=1)
     assert spec.policy is not None
     yield from running_stack(replace(spec, rollout=None))
 

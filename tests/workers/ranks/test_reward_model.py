@@ -10,12 +10,11 @@ import torch
 from transformers import Qwen2Config, Qwen2ForSequenceClassification
 
 from rewards.models.sequence_scorer import SequenceScorer
+from rlstack.planning.spec import RewardModelRole, RunSpec
 from tests.tiny_model import write_tiny_model
 from tests.workers.conftest import model_config, placement_config
 from workers.groups.reward_models import share_rows
 from workers.launch.launch import launch
-from workers.launch.spec import LaunchSpec
-from workers.specs import RewardModelSpec
 
 
 def test_rows_are_shared_evenly() -> None:
@@ -49,14 +48,14 @@ def held(actor: Any) -> tuple[int, int]:
 def test_two_ranks_score_as_one_process_does(
     checkpoints: tuple[str, ...], zero_stage: Literal[0, 3]
 ) -> None:
-    models = RewardModelSpec(
+    models = RewardModelRole(
         checkpoints=checkpoints,
         max_tokens=200,
         max_tokens_per_batch=200,
         dtype="float32",
         zero_stage=zero_stage,
     )
-    spec = LaunchSpec(
+    spec = RunSpec(
         placement=placement_config(reward_model={"ranks": 2, "devices": "own"}),
         model=model_config(Path(checkpoints[0])),
         seed=0,

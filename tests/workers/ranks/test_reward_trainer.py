@@ -19,14 +19,13 @@ from rlstack.algorithms.preference_evaluation import PairScores, held_out_metric
 from rlstack.batch import PairBatch, collate_pairs
 from rlstack.config.reward_model import RewardLossConfig
 from rlstack.data.features import FeatureScale, feature_scale
+from rlstack.planning.spec import RunSpec, TrainedRole
 from rlstack.types import PreferencePair, RewardRequest
 from tests.tiny_model import write_tiny_model
 from tests.workers.conftest import model_config, placement_config, trainer_config
 from workers.groups.ranks import RewardTrainerGroup
 from workers.launch.launch import launch
-from workers.launch.spec import LaunchSpec
 from workers.models.preflight import load_tokenizer
-from workers.specs import TrainedRole
 
 pytestmark = [pytest.mark.real_stack, pytest.mark.timeout(600)]
 
@@ -111,7 +110,7 @@ def running(
         tokenizer.pad_token = None
         tokenizer.save_pretrained(path)
     scale = feature_scale(make_pairs(path, count=50, seed=1, features=not plain))
-    spec = LaunchSpec(
+    spec = RunSpec(
         placement=placement_config(),
         model=model_config(path),
         seed=0,

@@ -1,16 +1,52 @@
-"""Which roles a run starts, and how; pure."""
+"""Which roles a run has and what each is; pure."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from rlstack.config.model import ModelConfig
-from rlstack.config.placement import PlacementConfig, RolePlacement
+from rlstack.config.placement import PlacementConfig
+from rlstack.config.reference import ReferenceConfig
 from rlstack.config.rollout import RolloutConfig
-from rlstack.planning.placement import Placed, place
-from workers.specs import FrozenRole, RewardModelSpec, TrainedRole
+from rlstack.config.trainer import TrainerConfig
+from rlstack.data.features import FeatureScale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchSpec:
+class TrainedRole:
+    """A model to train, and how."""
+
+    model: ModelConfig
+    trainer: TrainerConfig
+    total_updates: int
+    features: FeatureScale | None = None
+    """Of the responses that a reward model scores, where the data have some."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrozenRole:
+    """A model that only computes logprobs, and how it is held."""
+
+    model: ModelConfig
+    config: ReferenceConfig
+    max_tokens_per_microbatch: int
+    logprob_chunk_tokens: int
+    """Both as in `TrainerConfig`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardModelRole:
+    """The models that score responses, all in every rank; fields as in `SequenceScorer`."""
+
+    checkpoints: tuple[str, ...]
+    max_tokens: int
+    max_tokens_per_batch: int
+    dtype: str
+    special_tokens: Literal["end", "tokenizer"] = "end"
+    zero_stage: Literal[0, 3] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
     """Which roles to start, and how. A role that is None is left out."""
 
     placement: PlacementConfig
@@ -23,7 +59,7 @@ class LaunchSpec:
     critic: TrainedRole | None = None
     reference: FrozenRole | None = None
     """It has no ranks of its own if it is the model below the policy's adapters."""
-    reward_models: RewardModelSpec | None = None
+    reward_models: RewardModelRole | None = None
     rollout: RolloutConfig | None = None
     max_prompt_tokens: int = 0
     max_response_tokens: int = 0
@@ -54,24 +90,3 @@ class LaunchSpec:
         if self.trained_temperature is not None:
             return self.trained_temperature
         return self.rollout.temperature if self.rollout else 1.0
-
-    def others(self) -> dict[str, RolePlacement]:
-        """The roles beside the policy."""
-        placement = self.placement
-        reference = None if self.reference_in_policy else self.reference
-        wanted = {
-            "critic": (self.critic, placement.critic),
-            "reference": (reference, placement.reference),
-            "reward_model": (self.reward_models, placement.reward_model),
-        }
-        return {name: where for name, (role, where) in wanted.items() if role is not None}
-
-    def place(self, *, device: str) -> Placed:
-        """The resources of every role."""
-        return place(
-            self.placement,
-            trained=self.policy is not None or self.reward_trainer is not None,
-            others=self.others(),
-            engines=self.rollout is not None,
-            device=device,
-        )

@@ -1,0 +1,105 @@
+"""Starting the ranks of every role but the engines."""
+
+import asyncio
+from dataclasses import asdict
+
+from ray.actor import ActorHandle
+
+from rlstack.planning.layouts import RoleName
+from rlstack.planning.spec import FrozenRole, RewardModelRole, RunSpec, TrainedRole
+from workers.actors import (
+    CriticActor,
+    PolicyActor,
+    ReferenceActor,
+    RewardModelActor,
+    RewardTrainerActor,
+    ShardedReferenceActor,
+    ShardedRewardModelActor,
+)
+from workers.groups.ranks import CriticGroup, PolicyGroup, ReferenceGroup, RewardTrainerGroup
+from workers.groups.reward_models import RewardModelGroup
+from workers.launch.actors import Actors
+from workers.launch.environment import trainer_environment
+from workers.specs import RankSpec, ReferenceSpec, RewardModelSpec, TrainerSpec
+
+
+class RankStarter:
+    """Starts the ranks of a role as its layout says; none of them has loaded a model yet."""
+
+    def __init__(self, actors: Actors, spec: RunSpec) -> None:
+        self._actors = actors
+        self._placement = actors.placement
+        self._spec = spec
+        self._policy_turn = asyncio.Lock()
+        """Held by whoever uses the policy's devices."""
+
+    def policy(self, role: TrainedRole) -> PolicyGroup:
+        """The ranks of the policy."""
+        ranks = self._trained("policy", PolicyActor, role)
+        return PolicyGroup(ranks, turn=self._policy_turn)
+
+    def reward_trainer(self, role: TrainedRole) -> RewardTrainerGroup:
+        """The ranks that train a reward model."""
+        return RewardTrainerGroup(self._trained("reward_trainer", RewardTrainerActor, role))
+
+    def critic(self, role: TrainedRole) -> CriticGroup:
+        """The ranks of the critic."""
+        return CriticGroup(self._trained("critic", CriticActor, role), turn=self._turn("critic"))
+
+    def reference(self, role: FrozenRole) -> ReferenceGroup:
+        """The ranks of the reference."""
+        layout = self._placement.layouts["reference"]
+        spec = ReferenceSpec(
+            role=role,
+            temperature=self._spec.logprob_temperature,
+            device=self._placement.device,
+            num_ranks=layout.data_parallel,
+            threads=self._placement.threads["reference"],
+        )
+        sharded = layout.zero_stage == 3
+        ranks = self._ranks("reference", ShardedReferenceActor if sharded else ReferenceActor, spec)
+        return ReferenceGroup(ranks, turn=self._turn("reference"), sharded=sharded)
+
+    def reward_models(self, role: RewardModelRole) -> RewardModelGroup:
+        """The ranks of the reward models."""
+        layout = self._placement.layouts["reward_model"]
+        spec = RewardModelSpec(
+            **asdict(role),
+            device=self._placement.device,
+            num_ranks=layout.data_parallel,
+            threads=self._placement.threads["reward_model"],
+        )
+        sharded = layout.zero_stage == 3
+        actor = ShardedRewardModelActor if sharded else RewardModelActor
+        ranks = self._ranks("reward_model", actor, spec)
+        return RewardModelGroup(ranks, turn=self._turn("reward_model"), sharded=sharded)
+
+    def _trained(self, name: RoleName, actor: type, role: TrainedRole) -> list[ActorHandle]:
+        layout = self._placement.layouts[name]
+        spec = TrainerSpec(
+            model=role.model,
+            trainer=role.trainer,
+            temperature=self._spec.logprob_temperature,
+            total_updates=role.total_updates,
+            features=role.features,
+            seed=self._spec.seed,
+            device=self._placement.device,
+            num_ranks=layout.data_parallel,
+            threads=self._placement.threads[name],
+            feeds_engines=name == "policy" and self._spec.rollout is not None,
+        )
+        return self._ranks(name, actor, spec)
+
+    def _ranks(
+        self, name: RoleName, actor: type, spec: RankSpec | RewardModelSpec
+    ) -> list[ActorHandle]:
+        environment = trainer_environment(device=spec.device, threads=spec.threads)
+        return [
+            self._actors.start(name, rank, actor, spec, rank=rank, environment=environment)
+            for rank in range(spec.num_ranks)
+        ]
+
+    def _turn(self, name: RoleName) -> asyncio.Lock:
+        """Of the role's devices."""
+        with_policy = self._placement.layouts[name].with_policy
+        return self._policy_turn if with_policy else asyncio.Lock()
