@@ -1,4 +1,7 @@
-"""From configuration to functions: the only place that knows which algorithm is configured."""
+"""From configuration to numbers: the estimates, losses and coefficients of a configured algorithm.
+
+Which function a name stands for is in the tables of `parts`.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -6,46 +9,23 @@ import torch
 from torch import Tensor
 
 from rlstack.algorithms import (
-    advantages,
     correction,
-    gae,
     kl,
     measurements,
-    policy_losses,
     reductions,
-    sequence_losses,
     shaping,
-    supervised_losses,
     value_losses,
 )
-from rlstack.batch import CriticBatch, PolicyBatch, TokenBatch
-from rlstack.config.algorithm import (
-    AlgorithmConfig,
-    CISPOLoss,
-    DistillationAdvantage,
-    DrGRPOAdvantage,
-    FixedLength,
-    GAEAdvantage,
-    GMPOLoss,
-    GPGAdvantage,
-    GRPOAdvantage,
-    GSPOLoss,
-    MaskedCorrection,
-    MaxRLAdvantage,
-    NoCorrection,
-    OPOAdvantage,
-    PolicyGradientLoss,
-    PPOClipLoss,
-    ReinforcePlusPlusAdvantage,
-    RejectedCorrection,
-    ReMaxAdvantage,
-    RLOOAdvantage,
-    SAPOLoss,
-    SecondMomentCorrection,
-    SequenceMean,
-    TokenMean,
-    TruncatedCorrection,
+from rlstack.algorithms.parts import (
+    ADVANTAGES,
+    CORRECTIONS,
+    POLICY_LOSSES,
+    REDUCTIONS,
+    Step,
+    Surrogate,
 )
+from rlstack.batch import CriticBatch, PolicyBatch, TokenBatch
+from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.config.critic import CriticConfig
 from rlstack.metrics import Metrics
 
@@ -86,26 +66,26 @@ def estimate_advantages(
         penalty = kl_coef * kl.kl_per_token(
             old_logprobs, ref_logprobs, mask, estimator=config.kl.estimator
         )
-    returns = None
-    if isinstance(config.advantage, GAEAdvantage):
-        assert values is not None
-        estimated, returns = _gae(batch, penalty, values, config.advantage)
-    elif isinstance(config.advantage, DistillationAdvantage):
-        estimated = supervised_losses.distillation_advantages(
-            old_logprobs, ref_logprobs, mask, weight=config.advantage.weight
-        )
-    else:
-        estimated = _advantages(batch, penalty, config)
+    found = ADVANTAGES[config.advantage.name].apply(
+        Step(
+            batch=batch,
+            penalty=penalty,
+            old_logprobs=old_logprobs,
+            ref_logprobs=ref_logprobs,
+            values=values,
+        ),
+        config.advantage,
+    )
     log_ratio = correction.log_mismatch(old_logprobs, batch.rollout_logprobs, mask)
-    corrected = _correction(log_ratio, mask, config)
+    corrected = CORRECTIONS[config.correction.name].apply(log_ratio, mask, config.correction)
     metrics = measurements.of_mismatch(log_ratio, corrected.touched, mask)
-    metrics += measurements.of_advantages(estimated, mask)
-    if returns is not None and values is not None:
-        metrics += measurements.of_values(values, returns, mask)
+    metrics += measurements.of_advantages(found.advantages, mask)
+    if found.returns is not None and values is not None:
+        metrics += measurements.of_values(values, found.returns, mask)
     return AdvantageEstimate(
-        advantages=estimated,
+        advantages=found.advantages,
         correction_weights=corrected.weights,
-        returns=returns,
+        returns=found.returns,
         metrics=metrics,
     )
 
@@ -133,77 +113,6 @@ def _shaped(batch: TokenBatch, config: AlgorithmConfig) -> TokenBatch:
     return replace(batch, rewards=shaped, baseline_rewards=baselines, turn_rewards=turns)
 
 
-def _gae(
-    batch: TokenBatch, penalty: Tensor | None, values: Tensor, config: GAEAdvantage
-) -> tuple[Tensor, Tensor]:
-    """Advantages and returns; a rollout that could not be judged teaches nothing."""
-    mask = batch.loss_mask & ~batch.rewards.isnan().unsqueeze(1)
-    lam: float | Tensor = config.lam
-    if config.length_adaptive is not None:
-        lam = gae.length_adaptive_lambda(mask, alpha=config.length_adaptive)
-    estimated, returns = gae.decoupled_gae(
-        gae.token_rewards(batch.rewards, mask, kl_penalty=penalty, turn_rewards=batch.turn_rewards),
-        values,
-        mask,
-        gamma=config.gamma,
-        policy_lam=lam,
-        critic_lam=config.critic_lam,
-    )
-    return (advantages.whiten(estimated, mask) if config.whiten else estimated), returns
-
-
-def _advantages(batch: TokenBatch, penalty: Tensor | None, config: AlgorithmConfig) -> Tensor:
-    rewards, groups, mask = batch.rewards, batch.group_ids, batch.loss_mask
-    chosen = config.advantage
-    if isinstance(chosen, ReinforcePlusPlusAdvantage):
-        return advantages.reinforce_plus_plus(
-            rewards,
-            groups,
-            mask,
-            kl_penalty=penalty,
-            group_baseline=chosen.group_baseline,
-            turn_rewards=batch.turn_rewards,
-        )
-    if penalty is not None:
-        rewards = rewards - penalty.sum(dim=1)
-    match chosen:
-        case GRPOAdvantage():
-            per_rollout = advantages.grpo(rewards, groups)
-        case DrGRPOAdvantage():
-            per_rollout = advantages.dr_grpo(rewards, groups)
-        case RLOOAdvantage():
-            per_rollout = advantages.rloo(rewards, groups)
-        case OPOAdvantage():
-            per_rollout = advantages.opo(rewards, groups, mask.sum(dim=1))
-        case GPGAdvantage():
-            per_rollout = advantages.gpg(rewards, groups)
-        case MaxRLAdvantage():
-            per_rollout = advantages.maxrl(rewards, groups)
-        case ReMaxAdvantage():
-            assert batch.baseline_rewards is not None
-            per_rollout = advantages.remax(rewards, batch.baseline_rewards)
-        case GAEAdvantage() | DistillationAdvantage():
-            raise AssertionError("made token by token")
-    return advantages.per_token(per_rollout, mask)
-
-
-def _correction(log_ratio: Tensor, mask: Tensor, config: AlgorithmConfig) -> correction.Correction:
-    match config.correction:
-        case NoCorrection():
-            return correction.uncorrected(log_ratio)
-        case TruncatedCorrection(level=level, cap=cap):
-            ratios = correction.importance_ratios(log_ratio, mask, level=level)
-            return correction.truncated(ratios, cap=cap)
-        case MaskedCorrection(level=level, low=low, high=high):
-            ratios = correction.importance_ratios(log_ratio, mask, level=level)
-            return correction.masked(ratios, low=low, high=high)
-        case RejectedCorrection(low=low, high=high):
-            ratios = correction.importance_ratios(log_ratio, mask, level="geometric")
-            return correction.rejected(ratios, low=low, high=high)
-        case SecondMomentCorrection(threshold=threshold):
-            return correction.second_moment(log_ratio, mask, threshold=threshold)
-
-
 def policy_loss(
     batch: PolicyBatch,
     logprobs: Tensor,
@@ -216,12 +125,20 @@ def policy_loss(
     logprobs, entropy: float32 [B, T], nats, of the policy being trained. Losses of micro-batches
     and ranks add up; so do the metrics (`policy/loss` counts this batch as its share of rollouts).
     """
-    surrogate = _surrogate(batch, logprobs, config)
+    surrogate = POLICY_LOSSES[config.policy_loss.name].apply(
+        Surrogate(
+            logprobs=logprobs,
+            old_logprobs=batch.old_logprobs,
+            advantages=batch.advantages,
+            loss_mask=batch.loss_mask,
+        ),
+        config.policy_loss,
+    )
     per_token = surrogate.loss * batch.correction_weights
     divergence = _divergence(batch, logprobs, config) if config.needs_reference else None
     if divergence is not None and config.kl.placement == "loss":
         per_token = per_token + batch.kl_coef * divergence
-    loss = _reduce(per_token, batch, config)
+    loss = REDUCTIONS[config.reduction.name].apply(per_token, batch, config.reduction)
     if config.entropy_coef > 0:
         bonus = reductions.token_mean(
             entropy, batch.loss_mask, num_loss_tokens=batch.num_loss_tokens
@@ -249,29 +166,6 @@ def critic_loss(
     return loss, measurements.of_value_loss(found, mask)
 
 
-def _surrogate(
-    batch: PolicyBatch, logprobs: Tensor, config: AlgorithmConfig
-) -> policy_losses.PolicyLoss:
-    arguments = (logprobs, batch.old_logprobs, batch.advantages, batch.loss_mask)
-    match config.policy_loss:
-        case PPOClipLoss(clip_low=low, clip_high=high, dual_clip=dual_clip):
-            return policy_losses.ppo_clip(
-                *arguments, clip_low=low, clip_high=high, dual_clip=dual_clip
-            )
-        case GSPOLoss(level="token", clip_low=low, clip_high=high):
-            return sequence_losses.gspo_token(*arguments, clip_low=low, clip_high=high)
-        case GSPOLoss(clip_low=low, clip_high=high):
-            return sequence_losses.gspo(*arguments, clip_low=low, clip_high=high)
-        case CISPOLoss(cap=cap):
-            return policy_losses.cispo(*arguments, cap=cap)
-        case SAPOLoss(tau_positive=positive, tau_negative=negative):
-            return policy_losses.sapo(*arguments, tau_positive=positive, tau_negative=negative)
-        case GMPOLoss(log_clip=log_clip):
-            return sequence_losses.gmpo(*arguments, log_clip=log_clip)
-        case PolicyGradientLoss():
-            return policy_losses.policy_gradient(*arguments)
-
-
 def _divergence(batch: PolicyBatch, logprobs: Tensor, config: AlgorithmConfig) -> Tensor:
     reference, mask = batch.ref_logprobs, batch.loss_mask
     if config.kl.estimator == "k3_corrected":
@@ -293,19 +187,3 @@ def next_kl_coef(
         num_rollouts=num_rollouts,
         horizon=config.kl.horizon,
     )
-
-
-def _reduce(per_token: Tensor, batch: PolicyBatch, config: AlgorithmConfig) -> Tensor:
-    mask = batch.loss_mask
-    match config.reduction:
-        case TokenMean():
-            return reductions.token_mean(per_token, mask, num_loss_tokens=batch.num_loss_tokens)
-        case SequenceMean():
-            return reductions.sequence_mean(per_token, mask, num_rollouts=batch.num_rollouts)
-        case FixedLength(length=length):
-            return reductions.fixed_length(
-                per_token,
-                mask,
-                num_rollouts=batch.num_rollouts,
-                length=length,
-            )

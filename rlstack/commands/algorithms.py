@@ -5,7 +5,7 @@ Written from what runs: the files of conf/algorithm and the docstrings of `rlsta
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
 from types import ModuleType
 from typing import Any
@@ -15,19 +15,15 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from rlstack.algorithms import (
-    advantages,
-    correction,
     episodic_memory,
     filtration,
     gae,
     kl,
     merging,
-    policy_losses,
+    parts,
     preference_losses,
-    reductions,
     reference_updates,
     reward_reliability,
-    sequence_losses,
     shaping,
     supervised_losses,
     value_losses,
@@ -43,42 +39,16 @@ mismatch between engine and trainer. `algorithm=NAME` chooses all of them, `algo
 one, `algorithm.key=value` sets a number. Formulas use r = policy / old policy and A = advantage.
 """
 
-Functions = dict[str, Callable[..., Any]]
+Functions = Mapping[str, Callable[..., Any]]
 
 PARTS: dict[str, Functions] = {
-    "advantage": {
-        "grpo": advantages.grpo,
-        "dr_grpo": advantages.dr_grpo,
-        "rloo": advantages.rloo,
-        "reinforce_plus_plus": advantages.reinforce_plus_plus,
-        "remax": advantages.remax,
-        "opo": advantages.opo,
-        "gpg": advantages.gpg,
-        "maxrl": advantages.maxrl,
-        "gae": gae.decoupled_gae,
-        "distillation": supervised_losses.distillation_advantages,
-    },
-    "policy_loss": {
-        "ppo_clip": policy_losses.ppo_clip,
-        "cispo": policy_losses.cispo,
-        "sapo": policy_losses.sapo,
-        "policy_gradient": policy_losses.policy_gradient,
-        "gspo": sequence_losses.gspo,
-        "gspo_token": sequence_losses.gspo_token,
-        "gmpo": sequence_losses.gmpo,
-    },
-    "reduction": {
-        "token_mean": reductions.token_mean,
-        "sequence_mean": reductions.sequence_mean,
-        "fixed_length": reductions.fixed_length,
-    },
-    "correction": {
-        "none": correction.uncorrected,
-        "truncated": correction.truncated,
-        "masked": correction.masked,
-        "rejected": correction.rejected,
-        "second_moment": correction.second_moment,
-    },
+    group: {name: part.function for name, part in table.items()}
+    for group, table in {
+        "advantage": parts.ADVANTAGES,
+        "policy_loss": parts.POLICY_LOSSES,
+        "reduction": parts.REDUCTIONS,
+        "correction": parts.CORRECTIONS,
+    }.items()
 }
 """Group -> option, or the `name` that several options share -> function."""
 
@@ -91,8 +61,6 @@ OBJECTIVES: Functions = {
     "kto": preference_losses.kto,
 }
 """Of `rlstack dpo`: option -> function."""
-
-ESTIMATORS: Functions = {**kl.ESTIMATORS, "k3_corrected": kl.k3_corrected}
 
 LIBRARY: dict[str, ModuleType] = {
     "Generalised advantage estimation": gae,
@@ -127,7 +95,10 @@ def catalog_page() -> str:
         _table(("name", "method", *OPTION_HEAD[1:]), _objectives()),
         "## `algorithm.kl.estimator=NAME`\n",
         f"{inspect.getdoc(kl)}\n",
-        _table(("name", "what it is"), ((f"`{n}`", _summary(f)) for n, f in ESTIMATORS.items())),
+        _table(
+            ("name", "what it is"),
+            ((f"`{n}`", _summary(f)) for n, f in parts.KL_ESTIMATORS.items()),
+        ),
     ]
     for title, module in LIBRARY.items():
         sections += [
@@ -203,6 +174,11 @@ def _options(group: str, functions: Functions) -> Iterator[tuple[str, ...]]:
 def _objectives() -> Iterator[tuple[str, ...]]:
     for name, *rest in _options("objective", OBJECTIVES):
         yield name, _comment(f"objective/{name.strip('`')}"), *rest
+
+
+def _estimators() -> Iterator[tuple[str, ...]]:
+    for name, function in parts.KL_ESTIMATORS.items():
+        yield f"`{name}`", _summary(function)
 
 
 def _option_values(group: str, file_name: str) -> dict[str, Any]:

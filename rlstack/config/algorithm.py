@@ -105,10 +105,9 @@ class PPOClipLoss(Frozen):
 
 
 class GSPOLoss(Frozen):
-    """Clipped surrogate of whole sequences; token: its ratio, with the gradient of each token."""
+    """Clipped surrogate of whole sequences; gspo_token: with a gradient for each token."""
 
-    name: Literal["gspo"]
-    level: Literal["sequence", "token"]
+    name: Literal["gspo", "gspo_token"]
     clip_low: float = Field(gt=0, le=1)
     clip_high: float = Field(gt=0)
 

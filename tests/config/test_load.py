@@ -129,9 +129,7 @@ def test_the_parts_of_an_algorithm_can_be_exchanged(name: str) -> None:
     given = [f"algorithm={name}", *parts, *TEACHER.get(name, [])]
     chosen = parse(RLConfig, rl_values(*given)).algorithm
     assert chosen.correction.name == "none"
-    assert chosen.policy_loss == GSPOLoss(
-        name="gspo", level="sequence", clip_low=3e-4, clip_high=4e-4
-    )
+    assert chosen.policy_loss == GSPOLoss(name="gspo", clip_low=3e-4, clip_high=4e-4)
 
 
 def test_the_clip_of_dapo_is_higher_and_can_be_overridden() -> None:
