@@ -5,12 +5,15 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rlstack.config.model import ModelConfig
 from rlstack.config.reference import ReferenceConfig
 from rlstack.config.rollout import RolloutConfig
 from rlstack.config.trainer import TrainerConfig
 from rlstack.data.features import FeatureScale
+from rlstack.metrics import Metrics
+from rlstack.planning.mesh import Mesh
 from rlstack.planning.phases import Transport
 from rlstack.types import FinishReason
 
@@ -45,17 +48,31 @@ class FrozenRole:
 class RankSpec:
     """What every rank that computes is told."""
 
-    temperature: float
-    """Logprobs are taken at the temperature that rollouts are sampled at."""
     device: str
-    num_ranks: int
+    data_parallel: int
+    """Ranks that share out the rows."""
     threads: int
+    sequence_parallel: int = 1
+    """Ranks that share out the tokens of the same rows."""
+
+    @property
+    def world_size(self) -> int:
+        """All ranks of the role."""
+        return self.data_parallel * self.sequence_parallel
+
+    def mesh(self, rank: int) -> Mesh:
+        """Where the rank with this global number stands."""
+        return Mesh.of_rank(
+            rank, world_size=self.world_size, sequence_parallel_size=self.sequence_parallel
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerSpec(RankSpec):
     """What every rank of a trainer is told."""
 
+    temperature: float
+    """Logprobs are taken at the temperature that rollouts are sampled at."""
     model: ModelConfig
     trainer: TrainerConfig
     total_updates: int
@@ -68,12 +85,14 @@ class TrainerSpec(RankSpec):
 class ReferenceSpec(RankSpec):
     """What every rank of the reference is told."""
 
+    temperature: float
+    """As of `TrainerSpec`."""
     role: FrozenRole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RewardModelSpec:
-    """What every rank of the reward models is told; fields as in `SequenceScorer`."""
+class RewardModelRole:
+    """Reward models that only score; fields as in `SequenceScorer`."""
 
     checkpoints: tuple[str, ...]
     max_tokens: int
@@ -81,9 +100,26 @@ class RewardModelSpec:
     dtype: str
     special_tokens: Literal["end", "tokenizer"] = "end"
     zero_stage: Literal[0, 3] = 0
-    device: str = "cpu"
-    num_ranks: int = 1
-    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardModelSpec(RankSpec):
+    """What every rank of the reward models is told."""
+
+    role: RewardModelRole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Measured:
+    """What a rank of a trainer gives back of an update or an evaluation.
+
+    samples: int64 [N], those of the batch that were the rank's, and values: float32, what the model
+    said of them before the update; both empty for objectives that measure by micro-batch.
+    """
+
+    metrics: Metrics
+    samples: Tensor
+    values: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,10 +20,10 @@ from rlstack.types import Prompt
 from workers.environments.pool import EnvironmentPool
 from workers.groups.engines import EngineGroup
 from workers.groups.episodes import EpisodeEngines
-from workers.groups.served_models import ServedModels, reward_model_spec
+from workers.groups.served_models import ServedModels, reward_model_role
 from workers.launch.launch import Roles
 from workers.scoring.pool import ScorerPool
-from workers.specs import RewardModelSpec
+from workers.specs import RewardModelRole
 
 
 def check_unused(run_dir: Path, *, command: str) -> None:
@@ -76,13 +76,13 @@ def load_train_and_held_out(
     return without_held_out(train, held_out), held_out
 
 
-def reward_models(config: RewardConfig) -> RewardModelSpec | None:
+def reward_models(config: RewardConfig) -> RewardModelRole | None:
     """The reward models to launch, where a component of the reward needs some.
 
     Raises:
         RewardError: if the features named are not those that a model was trained with.
     """
-    return None if config.model is None else reward_model_spec(config.model)
+    return None if config.model is None else reward_model_role(config.model)
 
 
 def serve_reward_models(scorer: ScorerPool, roles: Roles, config: RewardConfig) -> None:

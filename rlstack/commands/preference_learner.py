@@ -8,13 +8,13 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from rlstack.batch import collate_judged, collate_pairs
 from rlstack.batches.preference_reference import (
     JudgedPreferenceBatch,
     PreferenceBatch,
     judged_with_reference,
     with_reference,
 )
+from rlstack.batches.preferences import collate_judged, collate_pairs
 from rlstack.commands.supervised import Learner
 from rlstack.config.preference import KTOObjective, PairObjective, needs_reference
 from rlstack.data.reference_cache import ReferenceCache
@@ -40,8 +40,8 @@ class PairLearner:
         return Learner(
             trainer=self.policy,
             collate=self.collate,
-            update=partial(self.policy.update_pairs, objective=self.objective),
-            evaluate=partial(self.policy.evaluate_pairs, objective=self.objective),
+            update=partial(self.policy.update, objective=self.objective),
+            evaluate=partial(self.policy.evaluate, objective=self.objective),
             prepare=self.prepare if needs_reference(self.objective) else None,
         )
 
@@ -94,8 +94,8 @@ class JudgedLearner:
         return Learner(
             trainer=self.policy,
             collate=self.collate,
-            update=partial(self.policy.update_judged, objective=self.objective),
-            evaluate=partial(self.policy.evaluate_judged, objective=self.objective),
+            update=partial(self.policy.update, objective=self.objective),
+            evaluate=partial(self.policy.evaluate, objective=self.objective),
             prepare=self.prepare,
         )
 

@@ -15,18 +15,18 @@ from rlstack.config.reward import RewardModelsConfig
 from rlstack.errors import WorkerError
 from rlstack.types import RewardRequest, Score
 from workers.groups.reward_models import RewardModelGroup
-from workers.specs import RewardModelSpec
+from workers.specs import RewardModelRole
 
 
-def reward_model_spec(config: RewardModelsConfig) -> RewardModelSpec:
-    """What the ranks are told.
+def reward_model_role(config: RewardModelsConfig) -> RewardModelRole:
+    """What is launched.
 
     Raises:
         RewardError: if the features named are not those that a model was trained with.
     """
     heads = {checkpoint: FeatureHead.load(checkpoint) for checkpoint in config.checkpoints}
     check_features(heads, config.features)
-    return RewardModelSpec(
+    return RewardModelRole(
         checkpoints=config.checkpoints,
         max_tokens=config.max_tokens,
         max_tokens_per_batch=config.max_tokens_per_batch,

@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from typing import Any, Literal
 
@@ -17,16 +17,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from rlstack.config.rollout import RolloutConfig
 from rlstack.errors import PlacementError
 from rlstack.planning.phases import DeviceState, choose_transport
-from workers.actors import (
-    CriticActor,
-    EngineActor,
-    PolicyActor,
-    ReferenceActor,
-    RewardModelActor,
-    RewardTrainerActor,
-    ShardedReferenceActor,
-    ShardedRewardModelActor,
-)
+from workers import actors
+from workers.actors import EngineActor, RankActor
 from workers.groups.engines import EngineGroup
 from workers.groups.ranks import (
     BaseOfPolicy,
@@ -46,6 +38,7 @@ from workers.specs import (
     FrozenRole,
     RankSpec,
     ReferenceSpec,
+    RewardModelRole,
     RewardModelSpec,
     TrainedRole,
     TrainerSpec,
@@ -150,7 +143,7 @@ class _Launcher:
         roles = (policy, reward_trainer, critic, reference, reward_models)
         groups = [group for group in roles if group is not None]
         starting = [group.start() for group in groups]
-        resident: list[TrainerGroup] = [policy] if policy else []
+        resident: list[TrainerGroup[Any]] = [policy] if policy else []
         if critic is not None and spec.placement.critic.devices == "policy":
             resident.append(critic)
         if self.time_shared and resident:
@@ -177,7 +170,7 @@ class _Launcher:
         )
 
     async def _reallocator(
-        self, policy: PolicyGroup, engines: EngineGroup, resident: list[TrainerGroup]
+        self, policy: PolicyGroup, engines: EngineGroup, resident: list[TrainerGroup[Any]]
     ) -> Reallocator:
         reallocator = Reallocator(
             policy,
@@ -213,13 +206,15 @@ class _Launcher:
         return max(1, (os.cpu_count() or 1) // num_workers)
 
     def _policy(self, role: TrainedRole) -> PolicyGroup:
-        return PolicyGroup(self._trained(PolicyActor, role, name="trainer"), turn=self.policy_turn)
+        return PolicyGroup(
+            self._trained(actors.policy, role, name="trainer"), turn=self.policy_turn
+        )
 
     def _reward_trainer(self, role: TrainedRole) -> RewardTrainerGroup:
-        return RewardTrainerGroup(self._trained(RewardTrainerActor, role, name="trainer"))
+        return RewardTrainerGroup(self._trained(actors.reward_trainer, role, name="trainer"))
 
     def _critic(self, role: TrainedRole) -> CriticGroup:
-        ranks = self._trained(CriticActor, role, name="critic")
+        ranks = self._trained(actors.critic, role, name="critic")
         return CriticGroup(ranks, turn=self._turn("critic"))
 
     def _reference(self, role: FrozenRole) -> ReferenceGroup:
@@ -228,24 +223,26 @@ class _Launcher:
             role=role,
             temperature=self.spec.logprob_temperature,
             device=self.device,
-            num_ranks=num_ranks,
+            data_parallel=num_ranks,
             threads=self._threads(num_ranks),
         )
         sharded = role.config.zero_stage == 3
-        actor = ShardedReferenceActor if sharded else ReferenceActor
-        ranks = self._ranks(actor, spec, name="reference")
+        ranks = self._ranks(actors.reference, spec, name="reference")
         return ReferenceGroup(ranks, turn=self._turn("reference"), sharded=sharded)
 
-    def _reward_models(self, spec: RewardModelSpec) -> RewardModelGroup:
+    def _reward_models(self, role: RewardModelRole) -> RewardModelGroup:
         num_ranks = len(self.placed.ranks["reward_model"])
         threads = self._threads(num_ranks)
-        spec = replace(spec, device=self.device, num_ranks=num_ranks, threads=threads)
-        sharded = spec.zero_stage == 3
-        actor = ShardedRewardModelActor if sharded else RewardModelActor
-        ranks = self._ranks(actor, spec, name="reward_model")
+        spec = RewardModelSpec(
+            role=role, device=self.device, data_parallel=num_ranks, threads=threads
+        )
+        sharded = role.zero_stage == 3
+        ranks = self._ranks(actors.reward_model, spec, name="reward_model")
         return RewardModelGroup(ranks, turn=self._turn("reward_model"), sharded=sharded)
 
-    def _trained(self, actor: type, role: TrainedRole, *, name: str) -> list[ActorHandle]:
+    def _trained(
+        self, make: Callable[..., Any], role: TrainedRole, *, name: str
+    ) -> list[ActorHandle]:
         num_ranks = len(self.placed.ranks[name])
         spec = TrainerSpec(
             model=role.model,
@@ -255,19 +252,17 @@ class _Launcher:
             features=role.features,
             seed=self.spec.seed,
             device=self.device,
-            num_ranks=num_ranks,
+            data_parallel=num_ranks,
             threads=self._threads(num_ranks),
             feeds_engines=role is self.spec.policy and self.spec.rollout is not None,
         )
-        return self._ranks(actor, spec, name=name)
+        return self._ranks(make, spec, name=name)
 
-    def _ranks(
-        self, actor: type, spec: RankSpec | RewardModelSpec, *, name: str
-    ) -> list[ActorHandle]:
+    def _ranks(self, make: Callable[..., Any], spec: RankSpec, *, name: str) -> list[ActorHandle]:
         environment = trainer_environment(device=self.device, threads=spec.threads)
         return [
-            self._rank(actor, name=name, rank=rank, environment=environment)(spec, rank=rank)
-            for rank in range(spec.num_ranks)
+            self._rank(name=name, rank=rank, environment=environment)(make, spec, rank=rank)
+            for rank in range(spec.world_size)
         ]
 
     def _turn(self, name: Literal["critic", "reference", "reward_model"]) -> asyncio.Lock:
@@ -280,13 +275,13 @@ class _Launcher:
         return where is not None and where.devices == "policy" and self.spec.policy is not None
 
     def _rank(
-        self, actor: type, *, name: str, rank: int, environment: dict[str, str]
+        self, *, name: str, rank: int, environment: dict[str, str]
     ) -> Callable[..., ActorHandle]:
         """What makes the actor of a rank from its arguments."""
         guest = self._is_guest(name)
         if guest and self.device == "gpu":
             environment = environment | {"CUDA_VISIBLE_DEVICES": self.shared_devices[rank]}
-        options: Any = ray.remote(actor).options(
+        options: Any = ray.remote(RankActor).options(
             num_cpus=self.spec.placement.cpus_per_worker,
             num_gpus=1 if self.device == "gpu" and not guest else 0,
             scheduling_strategy=self._strategy(self.placed.ranks[name][rank]),

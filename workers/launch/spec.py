@@ -6,7 +6,7 @@ from rlstack.config.model import ModelConfig
 from rlstack.config.placement import PlacementConfig, RolePlacement
 from rlstack.config.rollout import RolloutConfig
 from rlstack.planning.placement import Placed, place
-from workers.specs import FrozenRole, RewardModelSpec, TrainedRole
+from workers.specs import FrozenRole, RewardModelRole, TrainedRole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class LaunchSpec:
     critic: TrainedRole | None = None
     reference: FrozenRole | None = None
     """It has no ranks of its own if it is the model below the policy's adapters."""
-    reward_models: RewardModelSpec | None = None
+    reward_models: RewardModelRole | None = None
     rollout: RolloutConfig | None = None
     max_prompt_tokens: int = 0
     max_response_tokens: int = 0

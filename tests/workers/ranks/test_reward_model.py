@@ -15,7 +15,7 @@ from tests.workers.conftest import model_config, placement_config
 from workers.groups.reward_models import share_rows
 from workers.launch.launch import launch
 from workers.launch.spec import LaunchSpec
-from workers.specs import RewardModelSpec
+from workers.specs import RewardModelRole
 
 
 def test_rows_are_shared_evenly() -> None:
@@ -39,7 +39,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 def held(actor: Any) -> tuple[int, int]:
     """Numbers that a rank holds in parameters, and in its shares of them."""
-    parameters = [p for model in actor.models for p in model._model.parameters()]
+    parameters = [p for model in actor.rank.models for p in model._model.parameters()]
     shares = [p.ds_tensor for p in parameters if hasattr(p, "ds_tensor")]
     return sum(p.numel() for p in parameters), sum(share.numel() for share in shares)
 
@@ -49,7 +49,7 @@ def held(actor: Any) -> tuple[int, int]:
 def test_two_ranks_score_as_one_process_does(
     checkpoints: tuple[str, ...], zero_stage: Literal[0, 3]
 ) -> None:
-    models = RewardModelSpec(
+    models = RewardModelRole(
         checkpoints=checkpoints,
         max_tokens=200,
         max_tokens_per_batch=200,
