@@ -66,8 +66,8 @@ class PolicyTrainer(Trained, Protocol):
         """Float32 [B, T], nats, at the sampling temperature; 0 where loss_mask is False."""
         ...
 
-    async def update(self, batch: PolicyBatch, algorithm: AlgorithmConfig) -> Metrics:
-        """One optimizer step on the whole batch, with the loss of `algorithm`."""
+    async def update(self, batch: PolicyBatch, objective: AlgorithmConfig) -> Metrics:
+        """One optimizer step on the whole batch, with the loss of `objective`."""
         ...
 
 
@@ -78,7 +78,7 @@ class Critic(Trained, Protocol):
         """Float32 [B, T], reward units, of the state before each token; 0 where not loss_mask."""
         ...
 
-    async def update(self, batch: CriticBatch, config: CriticConfig) -> Metrics:
+    async def update(self, batch: CriticBatch, objective: CriticConfig) -> Metrics:
         """One optimizer step on the whole batch."""
         ...
 

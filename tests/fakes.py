@@ -90,7 +90,7 @@ class FakePolicy:
         self.journal.events.append("logprobs")
         return torch.where(batch.loss_mask, -1.0, 0.0)
 
-    async def update(self, batch: PolicyBatch, algorithm: AlgorithmConfig) -> Metrics:
+    async def update(self, batch: PolicyBatch, objective: AlgorithmConfig) -> Metrics:
         self.journal.events.append(f"update {batch.num_rows}")
         self.batches.append(batch)
         return Metrics.of({"policy/loss": 1.0, "policy/ref_kl": self.ref_kl})
@@ -117,7 +117,7 @@ class FakeCritic:
         self.journal.events.append("values")
         return torch.where(batch.loss_mask, 0.5, 0.0)
 
-    async def update(self, batch: CriticBatch, config: CriticConfig) -> Metrics:
+    async def update(self, batch: CriticBatch, objective: CriticConfig) -> Metrics:
         self.journal.events.append(f"critic update {batch.num_rows}")
         self.batches.append(batch)
         return Metrics.of({"critic/loss": 1.0})

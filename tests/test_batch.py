@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlstack.batch import PairBatch, collate, collate_judged, collate_pairs
+from rlstack.batch import collate
+from rlstack.batches.preferences import PairBatch, collate_judged, collate_pairs
 from rlstack.metrics import Metrics, merge
 from rlstack.types import (
     FinishReason,
@@ -165,7 +166,7 @@ def test_pairs_are_collated_chosen_first() -> None:
         [0, 1, 1, 0],
     ]
     assert batch.lengths.tolist() == [4, 3, 2, 3]
-    assert batch.pair_lengths.tolist() == [7, 5]
+    assert batch.sample_lengths.tolist() == [7, 5]
     assert batch.margins.tolist() == [0.5, 0.0]
     assert batch.features.tolist() == [[1, 2], [3, 4], [5, 6], [7, 8]]
     assert batch.num_pairs == 2
@@ -212,7 +213,7 @@ def test_every_pair_can_be_read_back_from_any_selection(
     pairs: list[PreferencePair], order_of: random.Random, pad_token_id: int
 ) -> None:
     order = order_of.sample(range(len(pairs)), k=order_of.randint(1, len(pairs)))
-    batch = collate_pairs(pairs, pad_token_id=pad_token_id).select_pairs(torch.tensor(order))
+    batch = collate_pairs(pairs, pad_token_id=pad_token_id).select(torch.tensor(order))
     assert batch.num_pairs == len(pairs)
     for index, original in enumerate(pairs[i] for i in order):
         for row, response in (
@@ -225,7 +226,7 @@ def test_every_pair_can_be_read_back_from_any_selection(
             assert set(batch.token_ids[row][~batch.attention_mask[row]].tolist()) <= {pad_token_id}
         assert batch.margins[index] == (original.margin or 0.0)
     assert batch.data_sources == tuple(pairs[i].data_source for i in order)
-    assert batch.pair_lengths.sum() == batch.lengths.sum() == batch.attention_mask.sum()
+    assert batch.sample_lengths.sum() == batch.lengths.sum() == batch.attention_mask.sum()
 
 
 def test_judged_responses_are_collated() -> None:

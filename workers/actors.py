@@ -5,23 +5,9 @@ without first importing vLLM and DeepSpeed itself, which would take longer than 
 """
 
 import importlib
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-from ray.actor import ActorHandle
-from torch import Tensor
-
-from rlstack.batch import CriticBatch, PairBatch, PolicyBatch, SelectableRows, SFTBatch, TokenBatch
-from rlstack.batches.preference_reference import JudgedPreferenceBatch, PreferenceBatch
-from rlstack.config.algorithm import AlgorithmConfig
-from rlstack.config.critic import CriticConfig
-from rlstack.config.preference import KTOObjective, PairObjective
-from rlstack.config.reward_model import RewardLossConfig
-from rlstack.metrics import Metrics
-from rlstack.planning.phases import Transport
 from rlstack.quick_imports import quick_imports
 from rlstack.types import SamplingSettings
 from workers.specs import (
@@ -30,197 +16,75 @@ from workers.specs import (
     EngineState,
     ReferenceSpec,
     RewardModelSpec,
-    SendReport,
     TokenRequest,
     TrainerSpec,
 )
 
+if TYPE_CHECKING:
+    from workers.ranks.critic import CriticRank
+    from workers.ranks.policy import PolicyRank
+    from workers.ranks.reference import ReferenceRank
+    from workers.ranks.reward_model import RewardModelRank
+    from workers.ranks.reward_trainer import RewardTrainerRank
 
-class _MeetingActor:
-    """A rank that computes together with the others of its group; subclasses make it."""
-
-    rank: Any
-
-    def rendezvous(self) -> tuple[str, int]:
-        return self.rank.meeting.rendezvous()
-
-    def join(self, *, address: str, port: int) -> None:
-        self.rank.meeting.join(address=address, port=port)
-
-    def start(self) -> None:
-        self.rank.start()
+ResultT = TypeVar("ResultT")
 
 
-class _TrainerActor(_MeetingActor):
-    """What every `workers.ranks.trainer.TrainerRank` does, as an actor."""
+class RankActor:
+    """One rank of any role as an actor; `workers.groups.ranks` says what it calls, and is typed."""
 
-    def visible_device(self) -> str:
-        return self.rank.visible_device()
-
-    def offload(self) -> None:
-        self.rank.offload()
-
-    def reload(self) -> None:
-        self.rank.reload()
-
-    def save(self, directory: Path) -> None:
-        self.rank.save(directory)
-
-    def load(self, directory: Path) -> None:
-        self.rank.load(directory)
-
-    def export(self, directory: Path) -> None:
-        self.rank.export(directory)
-
-    def merge_adapters(self) -> None:
-        self.rank.merge_adapters()
-
-    def reset_optimizer(self) -> None:
-        self.rank.reset_optimizer()
-
-
-class PolicyActor(_TrainerActor):
-    """`workers.ranks.policy.PolicyRank` as an actor."""
-
-    def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
+    def __init__(self, make: Callable[..., Any], spec: Any, *, rank: int) -> None:
+        """make: one of the functions below."""
         with quick_imports():
-            from workers.ranks.policy import PolicyRank
-            from workers.ranks.preferences import PreferenceLearning
+            self.rank = make(spec, rank=rank)
 
-        self.rank = PolicyRank(spec, rank=rank)
-        self.preferences = PreferenceLearning(self.rank)
-        if spec.feeds_engines:
-            # It takes seconds, and the engines are not there yet.
-            with quick_imports():
-                importlib.import_module("workers.transfer.sender")
-
-    def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        return self.rank.logprobs(batch)
-
-    def base_logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        return self.rank.base_logprobs(batch)
-
-    def update(self, batch: PolicyBatch, algorithm: AlgorithmConfig) -> Metrics:
-        return self.rank.update(batch, algorithm)
-
-    def update_supervised(self, batch: SFTBatch) -> Metrics:
-        return self.rank.update_supervised(batch)
-
-    def evaluate_supervised(self, batch: SFTBatch) -> Metrics:
-        return self.rank.evaluate_supervised(batch)
-
-    def connect(
-        self, transport: Transport, *, engines: list[ActorHandle], workers_per_engine: int
-    ) -> None:
-        self.rank.connect(transport, engines=engines, workers_per_engine=workers_per_engine)
-
-    def send_weights(self) -> SendReport:
-        return self.rank.send_weights()
-
-    def response_logprobs(self, batch: SelectableRows) -> tuple[Tensor, Tensor]:
-        return self.preferences.response_logprobs(batch)
-
-    def update_pairs(self, batch: PreferenceBatch, objective: PairObjective) -> Metrics:
-        return self.preferences.update_pairs(batch, objective)
-
-    def evaluate_pairs(self, batch: PreferenceBatch, objective: PairObjective) -> Metrics:
-        return self.preferences.evaluate_pairs(batch, objective)
-
-    def update_judged(self, batch: JudgedPreferenceBatch, objective: KTOObjective) -> Metrics:
-        return self.preferences.update_judged(batch, objective)
-
-    def evaluate_judged(self, batch: JudgedPreferenceBatch, objective: KTOObjective) -> Metrics:
-        return self.preferences.evaluate_judged(batch, objective)
+    def call(self, function: Callable[..., ResultT], *arguments: Any) -> ResultT:
+        """What `function` says of the rank."""
+        return function(self.rank, *arguments)
 
 
-class CriticActor(_TrainerActor):
-    """`workers.ranks.critic.CriticRank` as an actor."""
+def policy(spec: TrainerSpec, *, rank: int) -> "PolicyRank":
+    """A rank of the policy's trainer."""
+    from workers.ranks.policy import PolicyRank
 
-    def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
-        with quick_imports():
-            from workers.ranks.critic import CriticRank
-
-        self.rank = CriticRank(spec, rank=rank)
-
-    def values(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        return self.rank.values(batch)
-
-    def update(self, batch: CriticBatch, config: CriticConfig) -> Metrics:
-        return self.rank.update(batch, config)
+    if spec.feeds_engines:
+        # It takes seconds, and the engines are not there yet.
+        importlib.import_module("workers.transfer.sender")
+    return PolicyRank(spec, rank=rank)
 
 
-class RewardTrainerActor(_TrainerActor):
-    """`workers.ranks.reward_trainer.RewardModelRank` as an actor."""
+def critic(spec: TrainerSpec, *, rank: int) -> "CriticRank":
+    """A rank of the critic's trainer."""
+    from workers.ranks.critic import CriticRank
 
-    def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
-        with quick_imports():
-            from workers.ranks.reward_trainer import RewardModelRank
-
-        self.rank = RewardModelRank(spec, rank=rank)
-
-    def update(self, batch: PairBatch, config: RewardLossConfig) -> tuple[Tensor, Tensor, Metrics]:
-        return self.rank.update(batch, config)
-
-    def scores(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        return self.rank.scores(batch)
+    return CriticRank(spec, rank=rank)
 
 
-class ReferenceActor:
-    """`workers.ranks.reference.ReferenceRank` as an actor."""
+def reward_trainer(spec: TrainerSpec, *, rank: int) -> "RewardTrainerRank":
+    """A rank of a reward model's trainer."""
+    from workers.ranks.reward_trainer import RewardTrainerRank
 
-    def __init__(self, spec: ReferenceSpec, *, rank: int) -> None:
-        with quick_imports():
-            from workers.ranks.reference import ReferenceRank
-
-        self.rank = ReferenceRank(spec, rank=rank)
-
-    def start(self) -> None:
-        self.rank.start()
-
-    def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        return self.rank.logprobs(batch)
+    return RewardTrainerRank(spec, rank=rank)
 
 
-class ShardedReferenceActor(_MeetingActor):
-    """`workers.ranks.sharded_reference.ShardedReferenceRank` as an actor."""
+def reference(spec: ReferenceSpec, *, rank: int) -> "ReferenceRank":
+    """A rank of the reference; under ZeRO-3 it holds a share."""
+    if spec.role.config.zero_stage == 3:
+        from workers.ranks.sharded_reference import ShardedReferenceRank
 
-    def __init__(self, spec: ReferenceSpec, *, rank: int) -> None:
-        with quick_imports():
-            from workers.ranks.sharded_reference import ShardedReferenceRank
+        return ShardedReferenceRank(spec, rank=rank)
+    from workers.ranks.reference import ReferenceRank
 
-        self.rank = ShardedReferenceRank(spec, rank=rank)
-
-    def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        return self.rank.logprobs(batch)
+    return ReferenceRank(spec, rank=rank)
 
 
-class RewardModelActor:
-    """`workers.ranks.reward_model.RewardModelRank` as an actor."""
+def reward_model(spec: RewardModelSpec, *, rank: int) -> "RewardModelRank":
+    """A rank of the reward models; under ZeRO-3 it holds a share."""
+    from workers.ranks.reward_model import RewardModelRank, ShardedRewardModelRank
 
-    def __init__(self, spec: RewardModelSpec, *, rank: int) -> None:
-        with quick_imports():
-            from workers.ranks.reward_model import RewardModelRank
-
-        self.rank = RewardModelRank(spec, rank=rank)
-
-    def start(self) -> None:
-        self.rank.start()
-
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float64]:
-        return self.rank.score(prompts, responses)
-
-
-class ShardedRewardModelActor(_MeetingActor):
-    """`workers.ranks.reward_model.ShardedRewardModelRank` as an actor."""
-
-    def __init__(self, spec: RewardModelSpec, *, rank: int) -> None:
-        with quick_imports():
-            from workers.ranks.reward_model import ShardedRewardModelRank
-
-        self.rank = ShardedRewardModelRank(spec, rank=rank)
-
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float64]:
-        return self.rank.score(prompts, responses)
+    if spec.role.zero_stage == 3:
+        return ShardedRewardModelRank(spec, rank=rank)
+    return RewardModelRank(spec, rank=rank)
 
 
 class EngineActor:

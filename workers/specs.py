@@ -4,11 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rlstack.config.model import ModelConfig
 from rlstack.config.rollout import RolloutConfig
 from rlstack.config.trainer import TrainerConfig
 from rlstack.data.features import FeatureScale
+from rlstack.metrics import Metrics
+from rlstack.planning.mesh import Mesh
 from rlstack.planning.phases import Transport
 from rlstack.planning.spec import FrozenRole, RewardModelRole
 from rlstack.types import FinishReason
@@ -22,17 +25,31 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 class RankSpec:
     """What every rank that computes is told."""
 
-    temperature: float
-    """Logprobs are taken at the temperature that rollouts are sampled at."""
     device: str
-    num_ranks: int
+    data_parallel: int
+    """Ranks that share out the rows."""
     threads: int
+    sequence_parallel: int = 1
+    """Ranks that share out the tokens of the same rows."""
+
+    @property
+    def world_size(self) -> int:
+        """All ranks of the role."""
+        return self.data_parallel * self.sequence_parallel
+
+    def mesh(self, rank: int) -> Mesh:
+        """Where the rank with this global number stands."""
+        return Mesh.of_rank(
+            rank, world_size=self.world_size, sequence_parallel_size=self.sequence_parallel
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerSpec(RankSpec):
     """What every rank of a trainer is told."""
 
+    temperature: float
+    """Logprobs are taken at the temperature that rollouts are sampled at."""
     model: ModelConfig
     trainer: TrainerConfig
     total_updates: int
@@ -45,16 +62,29 @@ class TrainerSpec(RankSpec):
 class ReferenceSpec(RankSpec):
     """What every rank of the reference is told."""
 
+    temperature: float
+    """As of `TrainerSpec`."""
     role: FrozenRole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RewardModelSpec(RewardModelRole):
+class RewardModelSpec(RankSpec):
     """What every rank of the reward models is told."""
 
-    device: str = "cpu"
-    num_ranks: int = 1
-    threads: int = 1
+    role: RewardModelRole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Measured:
+    """What a rank of a trainer gives back of an update or an evaluation.
+
+    samples: int64 [N], those of the batch that were the rank's, and values: float32, what the model
+    said of them before the update; both empty for objectives that measure by micro-batch.
+    """
+
+    metrics: Metrics
+    samples: Tensor
+    values: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlstack.batch import JudgedBatch, PairBatch, Rows, SelectableRows, collate_judged
+from rlstack.batch import Rows, SelectableRows
+from rlstack.batches.preferences import JudgedBatch, PairBatch, collate_judged
 from rlstack.types import JudgedResponse
 
 

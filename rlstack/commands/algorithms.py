@@ -95,10 +95,7 @@ def catalog_page() -> str:
         _table(("name", "method", *OPTION_HEAD[1:]), _objectives()),
         "## `algorithm.kl.estimator=NAME`\n",
         f"{inspect.getdoc(kl)}\n",
-        _table(
-            ("name", "what it is"),
-            ((f"`{n}`", _summary(f)) for n, f in parts.KL_ESTIMATORS.items()),
-        ),
+        _table(("name", "what it is"), _estimators()),
     ]
     for title, module in LIBRARY.items():
         sections += [

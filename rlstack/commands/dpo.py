@@ -82,7 +82,7 @@ def _sampled(config: DPOConfig, tokenizer: Tokenizer) -> RoundsTraining[Any]:
         )
 
     training = partial(
-        RoundsTraining[Any], command="dpo", config=config, tokenizer=tokenizer, learner=learner
+        RoundsTraining, command="dpo", config=config, tokenizer=tokenizer, learner=learner
     )
     if isinstance(config.objective, KTOObjective):
         assert config.desirable_reward is not None

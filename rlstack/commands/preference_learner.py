@@ -9,13 +9,14 @@ from typing import Generic
 import numpy as np
 from numpy.typing import NDArray
 
-from rlstack.batch import Rows, collate_judged, collate_pairs
+from rlstack.batch import Rows
 from rlstack.batches.preference_reference import (
     JudgedPreferenceBatch,
     PreferenceBatch,
     judged_with_reference,
     with_reference,
 )
+from rlstack.batches.preferences import collate_judged, collate_pairs
 from rlstack.commands.supervised import Learner
 from rlstack.config.preference import KTOObjective, PairObjective, needs_reference
 from rlstack.data.dataset import SampleT
@@ -75,8 +76,8 @@ def pair_learner(
     return Learner(
         trainer=policy,
         collate=collate,
-        update=partial(policy.update_pairs, objective=objective),
-        evaluate=partial(policy.evaluate_pairs, objective=objective),
+        update=partial(policy.update, objective=objective),
+        evaluate=partial(policy.evaluate, objective=objective),
         prepare=partial(reference.prepare, policy, _tokens, rows) if compares else None,
     )
 
@@ -114,7 +115,7 @@ def judged_learner(
     return Learner(
         trainer=policy,
         collate=collate,
-        update=partial(policy.update_judged, objective=objective),
-        evaluate=partial(policy.evaluate_judged, objective=objective),
+        update=partial(policy.update, objective=objective),
+        evaluate=partial(policy.evaluate, objective=objective),
         prepare=partial(reference.prepare, policy, tokens, rows),
     )

@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from rlstack.batch import SFTBatch, collate_demonstrations
+from rlstack.algorithms.objectives import SFTObjective
+from rlstack.batches.supervised import SFTBatch, collate_demonstrations
 from rlstack.commands import rounds
 from rlstack.commands.preflight import preflight
 from rlstack.commands.rounds import Round, RoundsTraining
@@ -38,8 +39,8 @@ def run(config: RejectionSamplingConfig) -> Summary:
         return Learner(
             trainer=policy,
             collate=collate,
-            update=policy.update_supervised,
-            evaluate=policy.evaluate_supervised,
+            update=partial(policy.update, objective=SFTObjective()),
+            evaluate=partial(policy.evaluate, objective=SFTObjective()),
         )
 
     keep = config.keep

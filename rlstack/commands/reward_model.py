@@ -14,7 +14,7 @@ from rlstack.algorithms.preference_evaluation import (
     reliability,
     score_by_length,
 )
-from rlstack.batch import PairBatch, collate_pairs
+from rlstack.batches.preferences import PairBatch, collate_pairs
 from rlstack.commands import supervised
 from rlstack.commands.preflight import preflight
 from rlstack.commands.supervised import Learner, SupervisedTraining
@@ -55,8 +55,8 @@ def _prepare(config: RewardModelConfig) -> SupervisedTraining[PreferencePair, Pa
         return Learner(
             trainer=trainer,
             collate=partial(collate_pairs, pad_token_id=tokenizer.pad_token_id),
-            update=lambda batch: trainer.update(batch, config.loss),
-            evaluate=trainer.scores,
+            update=partial(trainer.update, objective=config.loss),
+            evaluate=partial(trainer.evaluate, objective=config.loss),
             summarize=partial(_summarize, run_dir=Path(config.run_dir)),
         )
 

@@ -3,7 +3,8 @@
 import asyncio
 from functools import partial
 
-from rlstack.batch import SFTBatch, collate_demonstrations
+from rlstack.algorithms.objectives import SFTObjective
+from rlstack.batches.supervised import SFTBatch, collate_demonstrations
 from rlstack.commands import supervised
 from rlstack.commands.preflight import preflight
 from rlstack.commands.supervised import Learner, SupervisedTraining
@@ -37,8 +38,8 @@ def _prepare(config: SFTConfig) -> SupervisedTraining[Demonstration, SFTBatch]:
         return Learner(
             trainer=policy,
             collate=partial(collate_demonstrations, pad_token_id=tokenizer.pad_token_id),
-            update=policy.update_supervised,
-            evaluate=policy.evaluate_supervised,
+            update=partial(policy.update, objective=SFTObjective()),
+            evaluate=partial(policy.evaluate, objective=SFTObjective()),
         )
 
     return SupervisedTraining(

@@ -5,7 +5,7 @@ from heapq import heapify, heapreplace
 
 
 def plan_microbatches(
-    lengths: Sequence[int], *, num_ranks: int, max_tokens: int
+    lengths: Sequence[int], *, data_parallel: int, max_tokens: int
 ) -> tuple[tuple[tuple[int, ...], ...], ...]:
     """Row indices of every micro-batch of every rank: `plan[rank][microbatch]`.
 
@@ -15,7 +15,7 @@ def plan_microbatches(
     smallest number of micro-batches with which this stays within the budget. Token loads of two
     ranks then differ by one row at most, and so do those of two micro-batches.
 
-    A plan always exists if the number of rows is a multiple of `num_ranks` and no row is longer
+    A plan always exists if the number of rows is a multiple of `data_parallel` and no row is longer
     than `max_tokens`. Deterministic: all ranks compute the same plan.
 
     lengths: tokens of each row, at least 1.
@@ -24,10 +24,10 @@ def plan_microbatches(
         ValueError: if a row is empty or longer than `max_tokens`, if there are fewer rows than
             ranks, or if every split within the budget leaves a rank without work.
     """
-    if num_ranks < 1 or len(lengths) < num_ranks:
+    if data_parallel < 1 or len(lengths) < data_parallel:
         raise ValueError(
-            f"{len(lengths)} rows cannot be shared by {num_ranks} ranks: every rank needs at least "
-            "one; use more rows per update or fewer placement.trainer_ranks"
+            f"{len(lengths)} rows cannot be shared by {data_parallel} ranks: every rank needs at "
+            "least one; use more rows per update or fewer placement.trainer_ranks"
         )
     longest, shortest = max(lengths), min(lengths)
     if shortest < 1:
@@ -39,20 +39,20 @@ def plan_microbatches(
             f"row {lengths.index(longest)} has {longest} tokens, more than "
             f"trainer.max_tokens_per_microbatch={max_tokens}; raise it to at least {longest}"
         )
-    fewest = -(-sum(lengths) // (max_tokens * num_ranks))
-    for per_rank in range(fewest, len(lengths) // num_ranks + 1):
-        microbatches = _balance(lengths, num_bins=per_rank * num_ranks)
+    fewest = -(-sum(lengths) // (max_tokens * data_parallel))
+    for per_rank in range(fewest, len(lengths) // data_parallel + 1):
+        microbatches = _balance(lengths, num_bins=per_rank * data_parallel)
         if max(sum(lengths[row] for row in rows) for rows in microbatches) <= max_tokens:
-            return _deal(microbatches, lengths, num_ranks=num_ranks)
+            return _deal(microbatches, lengths, data_parallel=data_parallel)
     raise ValueError(
         f"{len(lengths)} rows of up to {longest} tokens cannot be split into the same number of "
-        f"micro-batches for each of {num_ranks} ranks within trainer.max_tokens_per_microbatch="
+        f"micro-batches for each of {data_parallel} ranks within trainer.max_tokens_per_microbatch="
         f"{max_tokens}; raise it, or make the number of rows a multiple of placement.trainer_ranks"
     )
 
 
 def plan_evaluation(
-    lengths: Sequence[int], *, num_ranks: int, max_tokens: int
+    lengths: Sequence[int], *, data_parallel: int, max_tokens: int
 ) -> tuple[tuple[tuple[tuple[int, ...], bool], ...], ...]:
     """Like `plan_microbatches` for any number of rows: pairs of row indices and whether they count.
 
@@ -62,8 +62,10 @@ def plan_evaluation(
     Raises:
         ValueError: as `plan_microbatches` does, but for the number of rows.
     """
-    spare = -len(lengths) % num_ranks
-    plan = plan_microbatches([*lengths, *[1] * spare], num_ranks=num_ranks, max_tokens=max_tokens)
+    spare = -len(lengths) % data_parallel
+    plan = plan_microbatches(
+        [*lengths, *[1] * spare], data_parallel=data_parallel, max_tokens=max_tokens
+    )
     real = ([[r for r in rows if r < len(lengths)] for rows in batches] for batches in plan)
     return tuple(tuple((tuple(r or [0]), bool(r)) for r in batches) for batches in real)
 
@@ -81,7 +83,7 @@ def _balance(lengths: Sequence[int], *, num_bins: int) -> list[tuple[int, ...]]:
 
 
 def _deal(
-    microbatches: Sequence[tuple[int, ...]], lengths: Sequence[int], *, num_ranks: int
+    microbatches: Sequence[tuple[int, ...]], lengths: Sequence[int], *, data_parallel: int
 ) -> tuple[tuple[tuple[int, ...], ...], ...]:
     """Deal micro-batches out, heaviest first, one per rank and round.
 
@@ -90,11 +92,11 @@ def _deal(
     """
     loads = [sum(lengths[row] for row in rows) for rows in microbatches]
     heaviest_first = sorted(range(len(microbatches)), key=lambda index: (-loads[index], index))
-    plan: list[list[tuple[int, ...]]] = [[] for _ in range(num_ranks)]
-    rank_loads = [0] * num_ranks
-    for start in range(0, len(microbatches), num_ranks):
-        lightest_first = sorted(range(num_ranks), key=lambda rank: (rank_loads[rank], rank))
-        round_ = heaviest_first[start : start + num_ranks]
+    plan: list[list[tuple[int, ...]]] = [[] for _ in range(data_parallel)]
+    rank_loads = [0] * data_parallel
+    for start in range(0, len(microbatches), data_parallel):
+        lightest_first = sorted(range(data_parallel), key=lambda rank: (rank_loads[rank], rank))
+        round_ = heaviest_first[start : start + data_parallel]
         for rank, index in zip(lightest_first, round_, strict=True):
             plan[rank].append(microbatches[index])
             rank_loads[rank] += loads[index]

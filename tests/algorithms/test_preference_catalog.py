@@ -12,13 +12,13 @@ from torch import Tensor
 
 from rlstack.algorithms import preference_losses
 from rlstack.algorithms.preference_catalog import judged_loss, preference_loss
-from rlstack.batch import collate_pairs
 from rlstack.batches.preference_reference import (
     JudgedPreferenceBatch,
     PreferenceBatch,
     judged_with_reference,
     with_reference,
 )
+from rlstack.batches.preferences import collate_pairs
 from rlstack.config.preference import KTOObjective, ObjectiveConfig, needs_reference
 from rlstack.metrics import merge
 from rlstack.types import JudgedResponse, PreferencePair
@@ -139,7 +139,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(name: str) -> None:
     parts, measured = [], []
     for part in (torch.tensor([6, 0, 2]), torch.tensor([1]), torch.tensor([3, 4, 5])):
         rows = torch.stack((2 * part, 2 * part + 1), dim=1).flatten()
-        own = batch.select_pairs(part)
+        own = batch.select(part)
         torch.testing.assert_close(own.ref_logprobs, batch.ref_logprobs[rows])
         loss, found = preference_loss(own, logprobs[rows], objective=chosen, prefix="eval")
         parts.append(loss)

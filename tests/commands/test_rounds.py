@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlstack.batch import SFTBatch, collate_demonstrations
+from rlstack.batches.supervised import SFTBatch, collate_demonstrations
 from rlstack.commands import dpo, rejection_sampling, rounds, wiring
 from rlstack.commands.rounds import Round, RoundsTraining
 from rlstack.commands.supervised import Learner
@@ -80,7 +80,7 @@ class FakePolicy:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     num_updates: int = 0
 
-    async def update_supervised(self, batch: SFTBatch) -> Metrics:
+    async def update(self, batch: SFTBatch) -> Metrics:
         for token in batch.token_ids[batch.loss_mask].tolist():
             self.moment = 0.9 * self.moment + token / 1000
             self.weight += self.moment
@@ -230,8 +230,8 @@ def run_rounds(run_dir: Path, *, resume: bool, stop_after: int | None = None) ->
         return Learner(
             trainer=policy,
             collate=collate,
-            update=policy.update_supervised,
-            evaluate=policy.update_supervised,
+            update=policy.update,
+            evaluate=policy.update,
         )
 
     training = RoundsTraining(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlstack.batch import SFTBatch, collate_demonstrations
+from rlstack.batches.supervised import SFTBatch, collate_demonstrations
 from rlstack.commands.supervised import Learner, SupervisedTraining, learn
 from rlstack.commands.wiring import Running
 from rlstack.config.load import parse

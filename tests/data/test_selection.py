@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlstack.batch import collate_pairs
+from rlstack.batches.preferences import collate_pairs
 from rlstack.data.selection import (
     best_versus_worst,
     judged_of,

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from rlstack.batch import SFTBatch, TokenBatch, collate
+from rlstack.algorithms.objectives import SFTObjective
+from rlstack.batch import TokenBatch, collate
+from rlstack.batches.supervised import SFTBatch
 from rlstack.data.observations import TurnRenderer
 from rlstack.data.rendering import render_prompt
 from rlstack.planning.phases import Transport
@@ -140,7 +142,7 @@ def test_the_first_update_of_two_ranks_equals_plain_pytorch(stack: Stack, tmp_pa
     assert policy is not None
     batch = demonstrations(stack.run(sample_batch(stack, version=1)))
     (tmp_path / "after").mkdir()
-    stack.run(policy.update_supervised(batch))
+    stack.run(policy.update(batch, SFTObjective()))
     stack.run(policy.export(tmp_path / "after"))
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "after").state_dict()
     expected, gradients = plain_adamw_step(Path(stack.spec.model.path), batch)
@@ -169,7 +171,7 @@ def test_held_out_loss_equals_plain_pytorch_for_any_number_of_rows(
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     for num_rows in (1, 7):  # of two ranks
         rows = part(batch, num_rows)
-        found = stack.run(policy.evaluate_supervised(rows)).values()
+        found = stack.run(policy.evaluate(rows, SFTObjective())).values()
         with torch.no_grad():
             logits = model(rows.token_ids, attention_mask=rows.attention_mask.long()).logits
         logprobs = (logits[:, :-1] / 0.8).log_softmax(-1)
@@ -188,7 +190,7 @@ def test_engine_logprobs_equal_the_trainers_before_and_after_updates(stack: Stac
             batch = await sample_batch(stack, version=100 + version)
             trained = await stack.roles.policy.logprobs(batch)
             found.append(float((trained - batch.rollout_logprobs).abs().max()))
-            moved = await stack.roles.policy.update_supervised(demonstrations(batch))
+            moved = await stack.roles.policy.update(demonstrations(batch), SFTObjective())
             assert moved.values()["policy/grad_norm"] > 0
             changed = await stack.roles.policy.logprobs(batch)
             assert float((trained - changed).abs().max()) > 1e-2, "the update did nothing"

@@ -1,56 +1,111 @@
 """Groups of ranks behind one call each."""
 
+# What is called on a rank must exist there, with these parameters.
+# pyright: reportAttributeAccessIssue=true, reportCallIssue=true, reportArgumentType=true
+
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, TypeVarTuple
 
 import ray
 import torch
 from ray.actor import ActorHandle
 from torch import Tensor
 
+from rlstack.algorithms.objectives import Objective
 from rlstack.algorithms.preference_evaluation import PairScores, pair_metrics
-from rlstack.batch import CriticBatch, PairBatch, PolicyBatch, Rows, SFTBatch, TokenBatch
-from rlstack.batches.preference_reference import JudgedPreferenceBatch, PreferenceBatch, plain_rows
-from rlstack.config.algorithm import AlgorithmConfig
-from rlstack.config.critic import CriticConfig
-from rlstack.config.preference import KTOObjective, PairObjective
+from rlstack.batch import Rows, SelectableRows, TokenBatch
+from rlstack.batches.preference_reference import plain_rows
+from rlstack.batches.preferences import PairBatch
 from rlstack.config.reward_model import RewardLossConfig
 from rlstack.metrics import Metrics, merge
 from rlstack.planning.phases import Transport
-from workers.specs import SendReport
+from workers.specs import Measured, SendReport
+
+if TYPE_CHECKING:
+    from workers.ranks.critic import CriticRank  # noqa: F401
+    from workers.ranks.policy import PolicyRank  # noqa: F401
+    from workers.ranks.reference import ReferenceRank  # noqa: F401
+    from workers.ranks.rendezvous import ProcessGroup
+    from workers.ranks.reward_trainer import RewardTrainerRank  # noqa: F401
+    from workers.ranks.trainer import TrainerRank
 
 
-class RankGroup:
-    """Ranks of one role; every call runs on all of them at the same time.
+class Rank(Protocol):
+    """What every rank does."""
+
+    def start(self) -> None:
+        """Load what it holds."""
+        ...
+
+
+RankT = TypeVar("RankT", bound=Rank)
+TrainerT = TypeVar("TrainerT", bound="TrainerRank")
+ResultT = TypeVar("ResultT")
+Arguments = TypeVarTuple("Arguments")
+
+
+class RankGroup(Generic[RankT]):
+    """Ranks of one role, each a `workers.actors.RankActor`.
 
     turn: held by whoever uses the devices, where several roles share them.
     """
 
-    def __init__(self, ranks: Sequence[ActorHandle], *, turn: asyncio.Lock | None = None) -> None:
+    def __init__(
+        self,
+        ranks: Sequence[ActorHandle],
+        *,
+        turn: asyncio.Lock | None = None,
+        sequence_parallel: int = 1,
+    ) -> None:
+        """sequence_parallel: how many neighbours share rows; the first of them answers."""
         self.ranks = ranks
         self.turn = turn or asyncio.Lock()
+        self.sequence_parallel = sequence_parallel
 
-    async def all(self, method: str, *arguments: Any, **named: Any) -> list[Any]:
-        """What `method` returns on each rank."""
-        calls = [getattr(rank, method).remote(*arguments, **named) for rank in self.ranks]
-        return await asyncio.gather(*calls)
+    async def call(
+        self, function: Callable[[RankT, *Arguments], ResultT], *arguments: *Arguments
+    ) -> list[ResultT]:
+        """Run `function` on all ranks at the same time; what those that answer for rows returned.
 
-    async def meet(self) -> None:
-        """Let the ranks meet, before they start."""
-        address, port = await self.ranks[0].rendezvous.remote()
-        await self.all("join", address=address, port=port)
+        It travels to the ranks, so that the driver need not import what they are. `arguments` that
+        are references of Ray arrive as what they refer to.
+        """
+        calls = [self.call_one(rank, function, *arguments) for rank in self.ranks]
+        return (await asyncio.gather(*calls))[:: self.sequence_parallel]
 
-    async def rows(self, method: str, batch: TokenBatch) -> Tensor:
+    async def call_one(
+        self,
+        rank: ActorHandle,
+        function: Callable[[RankT, *Arguments], ResultT],
+        *arguments: *Arguments,
+    ) -> ResultT:
+        """`call` of a single rank."""
+        return await rank.call.remote(function, *arguments)
+
+    async def join(self, group_of: "Callable[[RankT], ProcessGroup]") -> None:
+        """Let the ranks find each other, before they start."""
+        address, port = await self.call_one(self.ranks[0], lambda rank: group_of(rank).address())
+        await self.call(lambda rank: group_of(rank).join(address=address, port=port))
+
+    async def rows(
+        self, function: Callable[[RankT, TokenBatch], tuple[Tensor, Tensor]], batch: TokenBatch
+    ) -> Tensor:
         """Float32 [B, T], put together from what each rank says of its rows of `batch`."""
         result = torch.zeros(batch.token_ids.shape)
-        for rows, values in await self.all(method, ray.put(batch)):
+        for rows, values in await self.call(function, shared(batch)):
             result[rows] = values
         return result
 
 
-class FrozenGroup(RankGroup):
+def shared(batch: ResultT) -> ResultT:
+    """`batch`, put where all ranks of a node read it: a reference of Ray, which arrives as it."""
+    reference: Any = ray.put(batch)
+    return reference
+
+
+class FrozenGroup(RankGroup[RankT]):
     """Ranks of a model that is not trained: whole on each of them, or shared out over them.
 
     sharded: then every rank takes part in every call.
@@ -65,115 +120,109 @@ class FrozenGroup(RankGroup):
     async def start(self) -> None:
         """Load the model in every rank, or each rank's share."""
         if self.sharded:
-            await self.meet()
-        await self.all("start")
+            await self.join(_process_group)
+        await self.call(lambda rank: rank.start())
 
 
-class TrainerGroup(RankGroup):
+def _process_group(rank: Any) -> "ProcessGroup":
+    """Of ranks that compute together."""
+    return rank.process_group
+
+
+class TrainerGroup(RankGroup[TrainerT]):
     """All ranks of a trainer; see `rlstack.protocols.Trained` for what is said in common."""
 
     async def start(self) -> None:
-        """Let the ranks meet and load the model."""
-        await self.meet()
-        await self.all("start")
+        """Let the ranks find each other and load the model."""
+        await self.join(_process_group)
+        await self.call(lambda rank: rank.start())
+
+    async def update(self, batch: SelectableRows | PairBatch, objective: Objective) -> Metrics:
+        """One optimizer step of all ranks on the whole batch; what they measured, together."""
+        return merge(measured.metrics for measured in await self.step(batch, objective))
+
+    async def evaluate(self, batch: SelectableRows | PairBatch, objective: Objective) -> Any:
+        """Metrics `eval/...` of any number of samples that are not learned from."""
+        return merge(measured.metrics for measured in await self.measure(batch, objective))
+
+    async def step(self, batch: SelectableRows | PairBatch, objective: Objective) -> list[Measured]:
+        """`update` of each rank."""
+        return await self.call(lambda rank, rows: rank.update(rows, objective), shared(batch))
+
+    async def measure(
+        self, batch: SelectableRows | PairBatch, objective: Objective
+    ) -> list[Measured]:
+        """`evaluate` of each rank."""
+        return await self.call(lambda rank, rows: rank.evaluate(rows, objective), shared(batch))
 
     async def save(self, directory: Path) -> None:
         """Weights, optimizer, scheduler and RNG of every rank."""
-        await self.all("save", directory)
+        await self.call(lambda rank: rank.save(directory))
 
     async def load(self, directory: Path) -> None:
         """Restore what `save` wrote, exactly."""
-        await self.all("load", directory)
+        await self.call(lambda rank: rank.load(directory))
 
     async def export(self, directory: Path) -> None:
         """Weights, configuration and tokenizer in Hugging Face format."""
-        await self.all("export", directory)
+        await self.call(lambda rank: rank.export(directory))
 
     async def merge_adapters(self) -> None:
         """Merge the adapters into the weights below them and go on with fresh ones.
 
         The optimizer is reset too. Engines must be sent the weights anew.
         """
-        await self.all("merge_adapters")
+        await self.call(lambda rank: rank.merge_adapters())
 
     async def reset_optimizer(self) -> None:
         """Forget the moments of the gradients; the learning rate goes on as scheduled."""
-        await self.all("reset_optimizer")
+        await self.call(lambda rank: rank.reset_optimizer())
 
     async def visible_devices(self) -> list[str]:
         """The GPU of each rank, as CUDA_VISIBLE_DEVICES names it on its node."""
-        return await self.all("visible_device")
+        calls = [self.call_one(rank, lambda rank: rank.visible_device()) for rank in self.ranks]
+        return await asyncio.gather(*calls)
 
     async def offload(self) -> None:
         """Free device memory."""
-        await self.all("offload")
+        await self.call(lambda rank: rank.offload())
 
     async def reload(self) -> None:
         """Undo `offload`."""
-        await self.all("reload")
-
-    async def step(self, method: str, batch: Any, *arguments: Any) -> Metrics:
-        """One optimizer step of all ranks by `method`; what they measured, together."""
-        return merge(await self.all(method, ray.put(batch), *arguments))
+        await self.call(lambda rank: rank.reload())
 
 
-class PolicyGroup(TrainerGroup):
+class PolicyGroup(TrainerGroup["PolicyRank"]):
     """All ranks of the policy trainer."""
 
     async def logprobs(self, batch: TokenBatch) -> Tensor:
         """See `rlstack.protocols.PolicyTrainer`."""
-        return await self.rows("logprobs", batch)
-
-    async def update(self, batch: PolicyBatch, algorithm: AlgorithmConfig) -> Metrics:
-        """See `rlstack.protocols.PolicyTrainer`."""
-        return await self.step("update", batch, algorithm)
-
-    async def update_supervised(self, batch: SFTBatch) -> Metrics:
-        """One optimizer step on demonstrations."""
-        return await self.step("update_supervised", batch)
-
-    async def evaluate_supervised(self, batch: SFTBatch) -> Metrics:
-        """Loss and accuracy of demonstrations that are not learned from."""
-        return merge(await self.all("evaluate_supervised", ray.put(batch)))
-
-    async def connect(
-        self, transport: Transport, *, engines: Sequence[ActorHandle], workers_per_engine: int
-    ) -> None:
-        """Let the trainer meet the engines it will send weights to."""
-        await self.all(
-            "connect", transport, engines=list(engines), workers_per_engine=workers_per_engine
-        )
-
-    async def send_weights(self) -> SendReport:
-        """Put the weights into every engine; what was sent."""
-        return (await self.all("send_weights"))[0]
-
-    # --- preferences
+        return await self.rows(lambda rank, rows: rank.logprobs(rows), batch)
 
     async def response_logprobs(self, batch: Rows) -> Tensor:
         """Float32 [N], nats: the sum over the loss tokens of each row; any number of rows."""
         result = torch.zeros(batch.num_rows)
-        for rows, sums in await self.all("response_logprobs", ray.put(plain_rows(batch))):
+        found = await self.call(
+            lambda rank, rows: rank.response_logprobs(rows), shared(plain_rows(batch))
+        )
+        for rows, sums in found:
             result[rows] = sums
         return result
 
-    async def update_pairs(self, batch: PreferenceBatch, objective: PairObjective) -> Metrics:
-        """One optimizer step on preference pairs."""
-        return await self.step("update_pairs", batch, objective)
+    async def connect(
+        self, transport: Transport, *, engines: Sequence[ActorHandle], workers_per_engine: int
+    ) -> None:
+        """Let the trainer connect to the engines it will send weights to."""
+        await self.call(
+            lambda rank, handles: rank.connect(
+                transport, engines=handles, workers_per_engine=workers_per_engine
+            ),
+            list(engines),
+        )
 
-    async def evaluate_pairs(self, batch: PreferenceBatch, objective: PairObjective) -> Metrics:
-        """Metrics `eval/...` of pairs that are not learned from; any number of them."""
-        return merge(await self.all("evaluate_pairs", ray.put(batch), objective))
-
-    async def update_judged(self, batch: JudgedPreferenceBatch, objective: KTOObjective) -> Metrics:
-        """One optimizer step on judged responses."""
-        return await self.step("update_judged", batch, objective)
-
-    async def evaluate_judged(
-        self, batch: JudgedPreferenceBatch, objective: KTOObjective
-    ) -> Metrics:
-        """Metrics `eval/...` of judged responses that are not learned from; any number of them."""
-        return merge(await self.all("evaluate_judged", ray.put(batch), objective))
+    async def send_weights(self) -> SendReport:
+        """Put the weights into every engine; what was sent."""
+        return (await self.call(lambda rank: rank.send_weights()))[0]
 
 
 class BaseOfPolicy:
@@ -185,41 +234,40 @@ class BaseOfPolicy:
 
     async def logprobs(self, batch: TokenBatch) -> Tensor:
         """See `rlstack.protocols.Reference`."""
-        return await self.policy.rows("base_logprobs", batch)
+        return await self.policy.rows(lambda rank, rows: rank.base_logprobs(rows), batch)
 
 
-class CriticGroup(TrainerGroup):
+class CriticGroup(TrainerGroup["CriticRank"]):
     """All ranks of the critic."""
 
     async def values(self, batch: TokenBatch) -> Tensor:
         """See `rlstack.protocols.Critic`."""
-        return await self.rows("values", batch)
-
-    async def update(self, batch: CriticBatch, config: CriticConfig) -> Metrics:
-        """See `rlstack.protocols.Critic`."""
-        return await self.step("update", batch, config)
+        return await self.rows(lambda rank, rows: rank.values(rows), batch)
 
 
-class RewardTrainerGroup(TrainerGroup):
+class RewardTrainerGroup(TrainerGroup["RewardTrainerRank"]):
     """All ranks of the trainer of a reward model."""
 
-    async def update(self, batch: PairBatch, config: RewardLossConfig) -> Metrics:
+    async def update(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, batch: PairBatch, objective: RewardLossConfig
+    ) -> Metrics:
         """One optimizer step on the whole batch; `reward_model/...` of its scores before it."""
-        found = await self.all("update", ray.put(batch), config)
-        scores = _pair_scores(batch, [(pairs, values) for pairs, values, _ in found])
-        measured = merge(metrics for _, _, metrics in found)
-        return measured + pair_metrics(scores, prefix="reward_model")
+        found = await self.step(batch, objective)
+        metrics = merge(measured.metrics for measured in found)
+        return metrics + pair_metrics(_pair_scores(batch, found), prefix="reward_model")
 
-    async def scores(self, batch: PairBatch) -> PairScores:
+    async def evaluate(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, batch: PairBatch, objective: RewardLossConfig
+    ) -> PairScores:
         """Scores of any number of pairs, without learning from them."""
-        return _pair_scores(batch, await self.all("scores", ray.put(batch)))
+        return _pair_scores(batch, await self.measure(batch, objective))
 
 
-def _pair_scores(batch: PairBatch, parts: Sequence[tuple[Tensor, Tensor]]) -> PairScores:
-    """Put together from the pairs (int64 [n]) and scores (float32 [n, 2]) of every rank."""
+def _pair_scores(batch: PairBatch, parts: Sequence[Measured]) -> PairScores:
+    """Put together from the pairs and scores (float32 [2n]) of every rank."""
     scores = torch.zeros((batch.num_rows // 2, 2), dtype=torch.float64)
-    for pairs, values in parts:
-        scores[pairs] = values.double()
+    for part in parts:
+        scores[part.samples] = part.values.view(-1, 2).double()
     chosen, rejected = scores.numpy().T
     return PairScores(
         chosen=chosen,
@@ -229,9 +277,9 @@ def _pair_scores(batch: PairBatch, parts: Sequence[tuple[Tensor, Tensor]]) -> Pa
     )
 
 
-class ReferenceGroup(FrozenGroup):
+class ReferenceGroup(FrozenGroup["ReferenceRank"]):
     """All ranks of the frozen reference."""
 
     async def logprobs(self, batch: TokenBatch) -> Tensor:
         """See `rlstack.protocols.Reference`."""
-        return await self.rows("logprobs", batch)
+        return await self.rows(lambda rank, rows: rank.logprobs(rows), batch)

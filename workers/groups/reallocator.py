@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from rlstack.errors import WeightSyncError
 from rlstack.metrics import Metrics
@@ -22,7 +23,7 @@ class Reallocator:
         policy: PolicyGroup,
         engines: EngineGroup,
         *,
-        resident: Sequence[TrainerGroup],
+        resident: Sequence[TrainerGroup[Any]],
         transport: Transport,
         workers_per_engine: int,
         state: DeviceState,
@@ -38,7 +39,7 @@ class Reallocator:
         engines.on_replaced(self._resync)
 
     async def connect(self) -> None:
-        """Let the trainer meet the engines; again after an engine was replaced."""
+        """Let the trainer connect to the engines; again after an engine was replaced."""
         await self.policy.connect(
             self.transport,
             engines=self.engines.engines,
@@ -88,7 +89,7 @@ class Reallocator:
         return Metrics.of(metrics)
 
     async def _resync(self) -> None:
-        """After a replacement: the trainer meets all engines anew and sends its weights."""
+        """After a replacement: the trainer connects to all engines anew and sends its weights."""
         await self.connect()
         await self._transfer()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +10,11 @@ from numpy.typing import NDArray
 from rlstack.data.microbatches import plan_microbatches
 from workers.groups.ranks import FrozenGroup
 
+if TYPE_CHECKING:
+    from workers.ranks.reward_model import RewardModelRank  # noqa: F401  (named as text below)
 
-class RewardModelGroup(FrozenGroup):
+
+class RewardModelGroup(FrozenGroup["RewardModelRank"]):
     """All ranks; a call is shared between them."""
 
     async def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float64]:
@@ -30,7 +34,12 @@ class RewardModelGroup(FrozenGroup):
         ]
         found = await asyncio.gather(
             *(
-                rank.score.remote([prompts[row] for row in rows], [responses[row] for row in rows])
+                self.call_one(
+                    rank,
+                    lambda model, asked, answered: model.score(asked, answered),
+                    [prompts[row] for row in rows],
+                    [responses[row] for row in rows],
+                )
                 for rank, rows in busy
             )
         )
@@ -46,5 +55,5 @@ def share_rows(lengths: Sequence[int], num_ranks: int) -> list[tuple[int, ...]]:
     if used == 0:
         return [()] * num_ranks
     counted = [max(length, 1) for length in lengths]
-    plan = plan_microbatches(counted, num_ranks=used, max_tokens=sum(counted))
+    plan = plan_microbatches(counted, data_parallel=used, max_tokens=sum(counted))
     return [rows for ((rows,),) in zip(plan, strict=True)] + [()] * (num_ranks - used)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import ray
 
@@ -86,7 +87,7 @@ async def _start(actors: Actors, spec: RunSpec) -> WorkerGroups:
     reward_trainer = starter.reward_trainer(spec.reward_trainer) if spec.reward_trainer else None
     roles = (policy, reward_trainer, critic, reference, reward_models)
     starting = [group.start() for group in roles if group is not None]
-    resident: list[TrainerGroup] = [policy] if policy else []
+    resident: list[TrainerGroup[Any]] = [policy] if policy else []
     if critic is not None and placement.layouts["critic"].with_policy:
         resident.append(critic)
     if placement.time_shared:
@@ -117,7 +118,7 @@ async def _reallocator(
     placement: Placement,
     policy: PolicyGroup,
     engines: EngineGroup,
-    resident: list[TrainerGroup],
+    resident: list[TrainerGroup[Any]],
 ) -> Reallocator:
     reallocator = Reallocator(
         policy,

@@ -1,21 +1,15 @@
 """Starting the ranks of every role but the engines."""
 
 import asyncio
-from dataclasses import asdict
+from collections.abc import Callable
+from typing import Any
 
 from ray.actor import ActorHandle
 
 from rlstack.planning.layouts import RoleName
 from rlstack.planning.spec import FrozenRole, RewardModelRole, RunSpec, TrainedRole
-from workers.actors import (
-    CriticActor,
-    PolicyActor,
-    ReferenceActor,
-    RewardModelActor,
-    RewardTrainerActor,
-    ShardedReferenceActor,
-    ShardedRewardModelActor,
-)
+from workers import actors as make
+from workers.actors import RankActor
 from workers.groups.ranks import CriticGroup, PolicyGroup, ReferenceGroup, RewardTrainerGroup
 from workers.groups.reward_models import RewardModelGroup
 from workers.launch.actors import Actors
@@ -35,16 +29,16 @@ class RankStarter:
 
     def policy(self, role: TrainedRole) -> PolicyGroup:
         """The ranks of the policy."""
-        ranks = self._trained("policy", PolicyActor, role)
+        ranks = self._trained("policy", make.policy, role)
         return PolicyGroup(ranks, turn=self._policy_turn)
 
     def reward_trainer(self, role: TrainedRole) -> RewardTrainerGroup:
         """The ranks that train a reward model."""
-        return RewardTrainerGroup(self._trained("reward_trainer", RewardTrainerActor, role))
+        return RewardTrainerGroup(self._trained("reward_trainer", make.reward_trainer, role))
 
     def critic(self, role: TrainedRole) -> CriticGroup:
         """The ranks of the critic."""
-        return CriticGroup(self._trained("critic", CriticActor, role), turn=self._turn("critic"))
+        return CriticGroup(self._trained("critic", make.critic, role), turn=self._turn("critic"))
 
     def reference(self, role: FrozenRole) -> ReferenceGroup:
         """The ranks of the reference."""
@@ -53,28 +47,29 @@ class RankStarter:
             role=role,
             temperature=self._spec.logprob_temperature,
             device=self._placement.device,
-            num_ranks=layout.data_parallel,
+            data_parallel=layout.data_parallel,
             threads=self._placement.threads["reference"],
         )
         sharded = layout.zero_stage == 3
-        ranks = self._ranks("reference", ShardedReferenceActor if sharded else ReferenceActor, spec)
+        ranks = self._ranks("reference", make.reference, spec)
         return ReferenceGroup(ranks, turn=self._turn("reference"), sharded=sharded)
 
     def reward_models(self, role: RewardModelRole) -> RewardModelGroup:
         """The ranks of the reward models."""
         layout = self._placement.layouts["reward_model"]
         spec = RewardModelSpec(
-            **asdict(role),
+            role=role,
             device=self._placement.device,
-            num_ranks=layout.data_parallel,
+            data_parallel=layout.data_parallel,
             threads=self._placement.threads["reward_model"],
         )
         sharded = layout.zero_stage == 3
-        actor = ShardedRewardModelActor if sharded else RewardModelActor
-        ranks = self._ranks("reward_model", actor, spec)
+        ranks = self._ranks("reward_model", make.reward_model, spec)
         return RewardModelGroup(ranks, turn=self._turn("reward_model"), sharded=sharded)
 
-    def _trained(self, name: RoleName, actor: type, role: TrainedRole) -> list[ActorHandle]:
+    def _trained(
+        self, name: RoleName, make_rank: Callable[..., Any], role: TrainedRole
+    ) -> list[ActorHandle]:
         layout = self._placement.layouts[name]
         spec = TrainerSpec(
             model=role.model,
@@ -84,19 +79,21 @@ class RankStarter:
             features=role.features,
             seed=self._spec.seed,
             device=self._placement.device,
-            num_ranks=layout.data_parallel,
+            data_parallel=layout.data_parallel,
             threads=self._placement.threads[name],
             feeds_engines=name == "policy" and self._spec.rollout is not None,
         )
-        return self._ranks(name, actor, spec)
+        return self._ranks(name, make_rank, spec)
 
     def _ranks(
-        self, name: RoleName, actor: type, spec: RankSpec | RewardModelSpec
+        self, name: RoleName, make_rank: Callable[..., Any], spec: RankSpec
     ) -> list[ActorHandle]:
         environment = trainer_environment(device=spec.device, threads=spec.threads)
         return [
-            self._actors.start(name, rank, actor, spec, rank=rank, environment=environment)
-            for rank in range(spec.num_ranks)
+            self._actors.start(
+                name, rank, RankActor, make_rank, spec, rank=rank, environment=environment
+            )
+            for rank in range(spec.world_size)
         ]
 
     def _turn(self, name: RoleName) -> asyncio.Lock:

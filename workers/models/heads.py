@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from rlstack.batch import TokenBatch
+from rlstack.batch import Rows, SelectableRows
 from workers.models.packed_rows import PackedRows, pack
 
 
@@ -133,25 +133,27 @@ def last_hidden(model: PreTrainedModel, packed: PackedRows) -> Tensor:
     ).last_hidden_state[0]
 
 
-def per_token(
-    values_of: Callable[[PackedRows], Tensor],
-    batch: TokenBatch,
-    microbatches: Sequence[Sequence[int]],
-    *,
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """What a model says of the loss tokens of the rows in `microbatches`, without gradient.
+def token_values(
+    values_of: Callable[[PackedRows], tuple[Tensor, ...]], rows: Rows, *, device: torch.device
+) -> tuple[Tensor, ...]:
+    """What a model says of the loss tokens of `rows`, each float32 [B, T], 0 where not loss_mask.
 
-    values_of: float32 [N], one for each loss token of packed rows, in order.
-
-    Returns the row indices, int64 [N], and the values, float32 [N, T] on the CPU, 0 where
-    loss_mask is False.
+    rows: on the CPU. values_of: of packed rows on `device`, float32 [N] each, one number for each
+    loss token in order. Gradients flow through.
     """
-    parts = []
+    packed = pack(rows.token_ids, rows.attention_mask, rows.loss_mask).to(device)
+    mask = rows.loss_mask.to(device)
+    zeros = torch.zeros(mask.shape, device=device)
+    return tuple(zeros.masked_scatter(mask, values) for values in values_of(packed))
+
+
+def batch_values(
+    values_of: Callable[[Rows], Tensor], batch: SelectableRows, plan: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor]:
+    """Row indices of the micro-batches in `plan`, int64 [N], and their values, [N, T] on the CPU.
+
+    Without gradient.
+    """
     with torch.no_grad():
-        for rows in microbatches:
-            own = batch.select(torch.tensor(rows))
-            packed = pack(own.token_ids, own.attention_mask, own.loss_mask).to(device)
-            values = values_of(packed).cpu()
-            parts.append(torch.zeros(own.loss_mask.shape).masked_scatter(own.loss_mask, values))
-    return torch.tensor([row for rows in microbatches for row in rows]), torch.cat(parts)
+        parts = [values_of(batch.select(torch.tensor(rows))).cpu() for rows in plan]
+    return torch.tensor([row for rows in plan for row in rows]), torch.cat(parts)

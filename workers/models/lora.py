@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import deepspeed
 import torch
 from peft import LoraConfig, TaskType, inject_adapter_in_model
 from peft.tuners.lora import Linear as AdaptedLinear
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel
 
 from rlstack.config.trainer import LoRAConfig
 from workers.models.adapter_targets import target_names
+from workers.models.zero import gathered
 from workers.specs import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 ADAPTER = "default"
@@ -73,15 +73,6 @@ def adapter_name(name: str) -> str:
     """A parameter's name in an adapter's file, from its name in the model."""
     name = name.replace(f".lora_magnitude_vector.{ADAPTER}.weight", ".lora_magnitude_vector")
     return "base_model.model." + name.replace(f".{ADAPTER}.", ".")
-
-
-@contextmanager
-def gathered(parameters: Sequence[nn.Parameter], *, write: bool = False) -> Iterator[None]:
-    """Whole parameters under any ZeRO stage; write: what rank 0 leaves in them is kept."""
-    sharded = [p for p in parameters if hasattr(p, "ds_id")]
-    rank = 0 if write else None
-    with deepspeed.zero.GatheredParameters(sharded, modifier_rank=rank, enabled=bool(sharded)):
-        yield
 
 
 @contextmanager

@@ -118,4 +118,6 @@ def packed_sdpa(
     return padded_output.transpose(1, 2)[row, column].unsqueeze(0), None
 
 
-ALL_ATTENTION_FUNCTIONS.register(PACKED_SDPA, packed_sdpa)
+def register_packed_sdpa() -> None:
+    """Make it known to transformers, once per process; again changes nothing."""
+    ALL_ATTENTION_FUNCTIONS.register(PACKED_SDPA, packed_sdpa)

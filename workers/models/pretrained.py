@@ -7,7 +7,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from rlstack.config.model import ModelConfig
 from rlstack.errors import ConfigError
-from workers.models.packed_rows import PACKED_SDPA
+from workers.models.packed_rows import PACKED_SDPA, register_packed_sdpa
 from workers.models.preflight import check_model, check_scalar_model, load_tokenizer
 
 
@@ -64,6 +64,7 @@ def load_scalar_model(
 
 def _attention(config: ModelConfig, device: torch.device) -> str:
     flash = device.type == "cuda" and config.dtype == "bfloat16" and is_flash_attn_2_available()
+    register_packed_sdpa()
     return "flash_attention_2" if flash else PACKED_SDPA
 
 

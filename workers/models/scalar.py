@@ -1,9 +1,5 @@
 """Models that say one number of a token or of a whole row, as they are trained."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import deepspeed
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -12,6 +8,7 @@ from rlstack.config.model import ModelConfig
 from workers.models.heads import TokenValues
 from workers.models.packed_rows import PackedRows
 from workers.models.pretrained import load_scalar_model
+from workers.models.zero import gathered
 
 
 def load_trainable(config: ModelConfig, *, device: torch.device, key: str) -> PreTrainedModel:
@@ -24,22 +21,9 @@ def load_trainable(config: ModelConfig, *, device: torch.device, key: str) -> Pr
     """
     model, new_head = load_scalar_model(config, device=device, key=key)
     if new_head:
-        with whole(model.score.weight, changed=True) as weight:
-            nn.init.zeros_(weight)
+        with gathered([model.score.weight], write=True):
+            nn.init.zeros_(model.score.weight)
     return model
-
-
-@contextmanager
-def whole(parameter: Tensor, *, changed: bool = False) -> Iterator[Tensor]:
-    """All of a parameter, which ZeRO-3 may have sharded; entered and left by every rank together.
-
-    changed: what is written into it inside stays, as rank 0 has it.
-    """
-    sharded = hasattr(parameter, "ds_id")
-    with deepspeed.zero.GatheredParameters(
-        [parameter] if sharded else [], modifier_rank=0 if changed else None, enabled=sharded
-    ):
-        yield parameter
 
 
 class RowScores(nn.Module):

@@ -9,7 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from workers.models.lora import adapted_layers, gathered, merged_weight
+from workers.models.lora import adapted_layers, merged_weight
+from workers.models.zero import gathered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,7 +58,7 @@ def model_weights(model: nn.Module, *, merged: bool) -> dict[str, Weight]:
 
 
 @contextmanager
-def whole(weights: Sequence[Weight]) -> Iterator[list[Tensor]]:
+def made_whole(weights: Sequence[Weight]) -> Iterator[list[Tensor]]:
     """Their tensors under any ZeRO stage; all ranks enter together."""
     with gathered([part for weight in weights for part in weight.parts]):
         yield [weight.make() for weight in weights]

@@ -1,16 +1,10 @@
 """The critic: a trainer rank that estimates the value of the state before every token."""
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor, nn
 
-from rlstack.algorithms.catalog import critic_loss
-from rlstack.batch import CriticBatch, TokenBatch
-from rlstack.config.critic import CriticConfig
-from rlstack.metrics import Metrics
-from workers.models.heads import TokenValues, per_token
-from workers.models.packed_rows import pack
+from rlstack.algorithms.objectives import ModelOutput, Objective
+from rlstack.batch import Rows, TokenBatch
+from workers.models.heads import TokenValues, batch_values, token_values
 from workers.models.scalar import load_trainable
 from workers.ranks.trainer import TrainerRank
 
@@ -25,22 +19,14 @@ class CriticRank(TrainerRank):
         self.model = load_trainable(self.spec.model, device=self.device, key="critic.path")
         return TokenValues(self.model)
 
+    def forward(self, rows: Rows, objective: Objective, *, training: bool) -> ModelOutput:
+        """See `TrainerRank`."""
+        return ModelOutput(values=self._values(rows))
+
     def values(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """This rank's row indices (int64 [N]) and their values (float32 [N, T])."""
         self.engine.eval()
-        return per_token(
-            self.engine, batch, self.own_microbatches(batch.lengths), device=self.device
-        )
+        return batch_values(self._values, batch, self.microbatches(batch.lengths))
 
-    def update(self, batch: CriticBatch, config: CriticConfig) -> Metrics:
-        """One optimizer step on `batch`, of which this rank takes its share."""
-
-        def loss_of(rows: Sequence[int]) -> tuple[Tensor, Metrics]:
-            own = batch.select(torch.tensor(rows))
-            packed = pack(own.token_ids, own.attention_mask, own.loss_mask).to(self.device)
-            own = own.to(self.device)
-            values = torch.zeros(own.loss_mask.shape, device=self.device)
-            values = values.masked_scatter(own.loss_mask, self.engine(packed))
-            return critic_loss(own, values, config=config)
-
-        return self.optimize(self.own_microbatches(batch.lengths), loss_of)
+    def _values(self, rows: Rows) -> Tensor:
+        return token_values(lambda packed: (self.engine(packed),), rows, device=self.device)[0]

@@ -1,6 +1,6 @@
 """The policy: a trainer rank that computes logprobs, learns from them, and sends its weights."""
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,17 +8,12 @@ import torch
 from ray.actor import ActorHandle
 from torch import Tensor, nn
 
-from rlstack.algorithms.catalog import policy_loss
-from rlstack.algorithms.reductions import token_mean
-from rlstack.algorithms.supervised_losses import negative_log_likelihood
-from rlstack.batch import PolicyBatch, Rows, SFTBatch, TokenBatch
-from rlstack.config.algorithm import AlgorithmConfig
-from rlstack.data.microbatches import plan_evaluation
-from rlstack.metrics import Metrics, merge
+from rlstack.algorithms.objectives import ModelOutput, Objective, kind_of
+from rlstack.algorithms.preference_losses import sequence_logprobs
+from rlstack.batch import Rows, SelectableRows, TokenBatch
 from rlstack.planning.phases import Transport
-from workers.models.heads import TokenLogprobs, per_token
+from workers.models.heads import TokenLogprobs, batch_values, token_values
 from workers.models.lora import adapters_disabled
-from workers.models.packed_rows import PackedRows, pack
 from workers.models.pretrained import load_causal_model
 from workers.ranks.trainer import TrainerRank
 from workers.specs import SendReport
@@ -38,92 +33,88 @@ class PolicyRank(TrainerRank):
         self.model = load_causal_model(self.spec.model, device=self.device)
         return TokenLogprobs(self.model, chunk_tokens=self.spec.trainer.logprob_chunk_tokens)
 
-    def forward(self, packed: PackedRows, *, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
-        """Logprobs and entropy of the loss tokens of `packed`, in order."""
-        return self.engine(
-            packed, temperature=self.spec.temperature, entropy_gradient=entropy_gradient
+    def forward(self, rows: Rows, objective: Objective, *, training: bool) -> ModelOutput:
+        """See `TrainerRank`."""
+        kind = kind_of(objective)
+        greedy = kind.measures_greedy and not training
+        logprobs, statistic = self._token_values(
+            rows, entropy_gradient=kind.needs_entropy_gradient(objective), greedy=greedy
         )
+        if greedy:
+            return ModelOutput(values=logprobs, greedy=statistic)
+        return ModelOutput(values=logprobs, entropy=statistic)
 
     def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """This rank's row indices (int64 [N]) and their logprobs (float32 [N, T])."""
         self.engine.eval()
-        return per_token(
-            lambda packed: self.forward(packed, entropy_gradient=False)[0],
-            batch,
-            self.own_microbatches(batch.lengths),
-            device=self.device,
-        )
+        plan = self.microbatches(batch.lengths)
+        return batch_values(lambda rows: self._token_values(rows)[0], batch, plan)
 
     def base_logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """`logprobs` of the model without its adapters: the reference, where it is trained so."""
         with adapters_disabled(self.model):
             return self.logprobs(batch)
 
-    def update(self, batch: PolicyBatch, algorithm: AlgorithmConfig) -> Metrics:
-        """One optimizer step on `batch`, of which this rank takes its share."""
+    def response_logprobs(self, batch: SelectableRows) -> tuple[Tensor, Tensor]:
+        """This rank's row indices (int64 [N]) and their responses' logprobs (float32 [N], sums).
 
-        def loss_of(rows: Sequence[int]) -> tuple[Tensor, Metrics]:
-            own = batch.select(torch.tensor(rows))
-            logprobs, entropy = self._token_values(own, entropy_gradient=algorithm.entropy_coef > 0)
-            return policy_loss(own.to(self.device), logprobs, entropy, config=algorithm)
-
-        return self.optimize(self.own_microbatches(batch.lengths), loss_of)
-
-    def update_supervised(self, batch: SFTBatch) -> Metrics:
-        """One optimizer step on demonstrations: mean negative log-likelihood of the loss tokens."""
-
-        def loss_of(rows: Sequence[int]) -> tuple[Tensor, Metrics]:
-            own = batch.select(torch.tensor(rows))
-            logprobs, _ = self._token_values(own, entropy_gradient=False)
-            own = own.to(self.device)
-            losses = negative_log_likelihood(logprobs, own.loss_mask)
-            metrics = Metrics.mean("sft/loss", float(losses.sum()), float(own.loss_mask.sum()))
-            return token_mean(losses, own.loss_mask, num_loss_tokens=batch.num_loss_tokens), metrics
-
-        return self.optimize(self.own_microbatches(batch.lengths), loss_of)
-
-    def evaluate_supervised(self, batch: SFTBatch) -> Metrics:
-        """`eval/loss` (nats per token), and `eval/token_accuracy` of the likeliest tokens."""
+        Any number of rows; the sums are over the loss tokens.
+        """
         self.engine.eval()
-        plan = plan_evaluation(
-            batch.lengths.tolist(),
-            num_ranks=self.spec.num_ranks,
-            max_tokens=self.spec.trainer.max_tokens_per_microbatch,
-        )
-        parts: list[Metrics] = []
+        indices: list[int] = []
+        sums: list[Tensor] = []
         with torch.no_grad():
-            for rows, counts in plan[self.rank]:
-                own = batch.select(torch.tensor(rows))
-                packed = pack(own.token_ids, own.attention_mask, own.loss_mask).to(self.device)
-                logprobs, greedy = self.engine(
-                    packed, temperature=self.spec.temperature, greedy=True
-                )
+            for rows, counts in self.evaluation(batch.lengths):
+                part = batch.select(torch.tensor(rows))
+                logprobs, _ = self._token_values(part)
                 if counts:
-                    loss = Metrics.mean("eval/loss", -float(logprobs.sum()), len(logprobs))
-                    right = Metrics.mean("eval/token_accuracy", float(greedy.sum()), len(greedy))
-                    parts += [loss, right]
-        return merge(parts)
+                    mask = part.loss_mask.to(self.device)
+                    indices += rows
+                    sums.append(sequence_logprobs(logprobs, mask, average=False).cpu())
+        return torch.tensor(indices, dtype=torch.int64), torch.cat([torch.zeros(0), *sums])
 
-    def _token_values(self, batch: Rows, *, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
-        """Logprobs and entropy as float32 [B, T], 0 where loss_mask is False."""
-        packed = pack(batch.token_ids, batch.attention_mask, batch.loss_mask).to(self.device)
-        logprobs, entropy = self.forward(packed, entropy_gradient=entropy_gradient)
-        mask = batch.loss_mask.to(self.device)
-        zeros = torch.zeros(mask.shape, device=self.device)
-        return zeros.masked_scatter(mask, logprobs), zeros.masked_scatter(mask, entropy)
+    def response_logprobs_of_all_ranks(self, rows: SelectableRows) -> Tensor:
+        """Float32 [B], nats, on this rank's device; every rank takes part."""
+        indices, sums = self.response_logprobs(rows)
+        everywhere = torch.zeros(rows.num_rows)
+        if self.mesh.speaks:
+            everywhere[indices] = sums
+        everywhere = everywhere.to(self.device)
+        torch.distributed.all_reduce(everywhere)
+        return everywhere
+
+    def _token_values(
+        self, rows: Rows, *, entropy_gradient: bool = False, greedy: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Logprobs, and entropy or whether greedy: float32 [B, T], 0 where not loss_mask."""
+        forward = partial(
+            self.engine,
+            temperature=self.spec.temperature,
+            entropy_gradient=entropy_gradient,
+            greedy=greedy,
+        )
+        logprobs, statistic = token_values(forward, rows, device=self.device)
+        return logprobs, statistic
 
     # --- weights
 
     def connect(
         self, transport: Transport, *, engines: list[ActorHandle], workers_per_engine: int
     ) -> None:
-        """Meet the engines, all of them anew; called on every rank at the same time."""
+        """Connect to the engines, all of them anew; called on every rank at the same time."""
         from workers.transfer.sender import WeightSender
 
         if self.sender is not None:
             self.sender.close()
         self.sender = WeightSender(
-            self, transport, engines=engines, workers_per_engine=workers_per_engine
+            self.model,
+            transport,
+            lora=self.spec.trainer.lora,
+            rank=self.mesh.rank,
+            device=self.spec.device,
+            base_in_engines=self.num_merges == 0,
+            engines=engines,
+            workers_per_engine=workers_per_engine,
         )
 
     def send_weights(self) -> SendReport:
@@ -135,10 +126,10 @@ class PolicyRank(TrainerRank):
         """See `TrainerRank`."""
         super().merge_adapters()
         if self.sender is not None:
-            self.sender.base_in_engines = False
+            self.sender.forget_base()
 
     def load(self, directory: Path) -> None:
         """See `TrainerRank`."""
         super().load(directory)
-        if self.sender is not None:
-            self.sender.base_in_engines = self.num_merges == 0
+        if self.sender is not None and self.num_merges > 0:
+            self.sender.forget_base()

@@ -1,11 +1,13 @@
 """The reference policy: a frozen model that only computes logprobs."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from rlstack.batch import TokenBatch
+from rlstack.batch import Rows, TokenBatch
 from rlstack.data.microbatches import plan_microbatches
-from workers.models.heads import TokenLogprobs, per_token
+from workers.models.heads import TokenLogprobs, batch_values, token_values
 from workers.models.pretrained import load_causal_model
 from workers.specs import ReferenceSpec
 
@@ -15,7 +17,7 @@ class ReferenceRank:
 
     def __init__(self, spec: ReferenceSpec, *, rank: int) -> None:
         self.spec = spec
-        self.rank = rank
+        self.mesh = spec.mesh(rank)
 
     def start(self) -> None:
         """Load the model."""
@@ -37,12 +39,12 @@ class ReferenceRank:
         # The plan has as many micro-batches for every rank: a sharded module needs all at once.
         own = plan_microbatches(
             batch.lengths.tolist(),
-            num_ranks=self.spec.num_ranks,
+            data_parallel=self.mesh.data_parallel_size,
             max_tokens=self.spec.role.max_tokens_per_microbatch,
-        )[self.rank]
-        return per_token(
-            lambda packed: module(packed, temperature=self.spec.temperature)[0],
-            batch,
-            own,
-            device=self.device,
-        )
+        )[self.mesh.data_parallel_rank]
+
+        def logprobs_of(rows: Rows) -> Tensor:
+            forward = partial(module, temperature=self.spec.temperature)
+            return token_values(forward, rows, device=self.device)[0]
+
+        return batch_values(logprobs_of, batch, own)

@@ -1,4 +1,4 @@
-"""How the ranks of a group meet: one store, a process group, DeepSpeed on top of it."""
+"""How the ranks of a group find each other: one store, a process group, DeepSpeed on top of it."""
 
 import os
 
@@ -7,20 +7,22 @@ import ray
 import torch
 from torch.distributed import TCPStore
 
+from rlstack.planning.mesh import Mesh
 
-class Meeting:
+
+class ProcessGroup:
     """One rank's part in it."""
 
-    def __init__(self, *, rank: int, num_ranks: int, device: str) -> None:
-        self.rank = rank
-        self.num_ranks = num_ranks
+    def __init__(self, *, mesh: Mesh, device: str) -> None:
+        self.rank = mesh.rank
+        self.world_size = mesh.world_size
         self.device = device
 
-    def rendezvous(self) -> tuple[str, int]:
-        """Open the store that the group meets at; address and port. Called on rank 0 only."""
+    def address(self) -> tuple[str, int]:
+        """Open the group's store and return its address and port; called on rank 0 only."""
         address = ray.util.get_node_ip_address()
         # Port 0: the system picks one that is free, and this process keeps it.
-        self.store = TCPStore(address, 0, self.num_ranks, True, wait_for_workers=False)
+        self.store = TCPStore(address, 0, self.world_size, True, wait_for_workers=False)
         return address, self.store.port
 
     def join(self, *, address: str, port: int) -> None:
@@ -28,15 +30,15 @@ class Meeting:
         os.environ |= {
             "RANK": str(self.rank),
             "LOCAL_RANK": "0",
-            "WORLD_SIZE": str(self.num_ranks),
+            "WORLD_SIZE": str(self.world_size),
             "MASTER_ADDR": address,
             "MASTER_PORT": str(port),
         }
         if self.rank != 0:
-            self.store = TCPStore(address, port, self.num_ranks, False)
+            self.store = TCPStore(address, port, self.world_size, False)
         backend = "gloo" if self.device == "cpu" else "nccl"
         torch.distributed.init_process_group(
-            backend, store=self.store, rank=self.rank, world_size=self.num_ranks
+            backend, store=self.store, rank=self.rank, world_size=self.world_size
         )
         if self.device == "cpu":
             # DeepSpeed would compile C++ here, half a minute the first time, for inference only.

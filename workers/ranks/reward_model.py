@@ -14,7 +14,7 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from rewards.models.sequence_scorer import SequenceScorer
 from workers.ranks.deepspeed_config import frozen_config
-from workers.ranks.rendezvous import Meeting
+from workers.ranks.rendezvous import ProcessGroup
 from workers.specs import RewardModelSpec
 
 
@@ -23,7 +23,7 @@ class RewardModelRank:
 
     def __init__(self, spec: RewardModelSpec, *, rank: int) -> None:
         self.spec = spec
-        self.rank = rank
+        self.mesh = spec.mesh(rank)
         self.models: list[SequenceScorer] = []
 
     def start(self) -> None:
@@ -36,13 +36,13 @@ class RewardModelRank:
         self.models = [
             SequenceScorer(
                 checkpoint,
-                max_tokens=self.spec.max_tokens,
-                max_tokens_per_batch=self.spec.max_tokens_per_batch,
-                special_tokens=self.spec.special_tokens,
+                max_tokens=self.spec.role.max_tokens,
+                max_tokens_per_batch=self.spec.role.max_tokens_per_batch,
+                special_tokens=self.spec.role.special_tokens,
                 device="cpu" if self.spec.device == "cpu" else "cuda:0",
-                dtype=self.spec.dtype,
+                dtype=self.spec.role.dtype,
             )
-            for checkpoint in self.spec.checkpoints
+            for checkpoint in self.spec.role.checkpoints
         ]
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float64]:
@@ -56,7 +56,7 @@ class ShardedRewardModelRank(RewardModelRank):
 
     def __init__(self, spec: RewardModelSpec, *, rank: int) -> None:
         super().__init__(spec, rank=rank)
-        self.meeting = Meeting(rank=rank, num_ranks=spec.num_ranks, device=spec.device)
+        self.process_group = ProcessGroup(mesh=self.mesh, device=spec.device)
 
     def start(self) -> None:
         """Load a share of the models, once all ranks have joined.
@@ -64,7 +64,7 @@ class ShardedRewardModelRank(RewardModelRank):
         Raises:
             RewardError: if a checkpoint cannot serve.
         """
-        config = frozen_config(self.spec.dtype)
+        config = frozen_config(self.spec.role.dtype)
         # Must outlive loading: from_pretrained shards each weight as it is read.
         self._zero3_loading = HfDeepSpeedConfig(config)
         super().start()

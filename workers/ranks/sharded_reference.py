@@ -7,7 +7,7 @@ from transformers.integrations import HfDeepSpeedConfig
 from rlstack.batch import TokenBatch
 from workers.ranks.deepspeed_config import frozen_config
 from workers.ranks.reference import ReferenceRank
-from workers.ranks.rendezvous import Meeting
+from workers.ranks.rendezvous import ProcessGroup
 from workers.specs import ReferenceSpec
 
 
@@ -16,10 +16,10 @@ class ShardedReferenceRank(ReferenceRank):
 
     def __init__(self, spec: ReferenceSpec, *, rank: int) -> None:
         super().__init__(spec, rank=rank)
-        self.meeting = Meeting(rank=rank, num_ranks=spec.num_ranks, device=spec.device)
+        self.process_group = ProcessGroup(mesh=self.mesh, device=spec.device)
 
     def start(self) -> None:
-        """Load this rank's share, once `self.meeting` was joined."""
+        """Load this rank's share, once `self.process_group` was joined."""
         role = self.spec.role
         config = frozen_config(role.model.dtype, offload_parameters=role.config.offload_parameters)
         # Must outlive loading: from_pretrained shards each weight as it is read.

@@ -1,13 +1,13 @@
 """One rank of a DeepSpeed trainer: optimizer steps, memory, checkpoints, export.
 
-What is trained, on which loss, is a subclass's business.
+What is trained is a subclass's business, on which loss the objective's.
 """
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import deepspeed
 import numpy as np
@@ -17,26 +17,29 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 
+from rlstack.algorithms.objectives import ModelOutput, Objective, kind_of
 from rlstack.algorithms.schedule import learning_rate_factor
-from rlstack.data.microbatches import plan_microbatches
+from rlstack.batch import SelectableRows
+from rlstack.batches.preferences import PairBatch
+from rlstack.data.microbatches import plan_evaluation, plan_microbatches
 from rlstack.errors import CheckpointError
 from rlstack.metrics import Metrics, merge
 from rlstack.seeds import Domain, derived_seed
 from workers.models import lora
 from workers.models.preflight import load_tokenizer
 from workers.models.shard_writer import ShardWriter
-from workers.models.weights import by_layer, model_weights, whole
+from workers.models.weights import by_layer, made_whole, model_weights
 from workers.ranks.deepspeed_config import deepspeed_config
-from workers.ranks.rendezvous import Meeting
-from workers.specs import TrainerSpec
+from workers.ranks.rendezvous import ProcessGroup
+from workers.specs import Measured, TrainerSpec
 
-MicrobatchLoss = Callable[[Sequence[int]], tuple[Tensor, Metrics]]
+TrainingBatch = SelectableRows | PairBatch
 
 
 class TrainerRank:
     """One process of a trainer group; it is given whole batches and picks its own rows.
 
-    A subclass builds the model and its losses.
+    A subclass builds the model and says what it says of rows; `objectives` has the losses.
     """
 
     role: ClassVar[str]
@@ -48,9 +51,9 @@ class TrainerRank:
 
     def __init__(self, spec: TrainerSpec, *, rank: int) -> None:
         self.spec = spec
-        self.rank = rank
+        self.mesh = spec.mesh(rank)
         self.num_updates = 0
-        self.meeting = Meeting(rank=rank, num_ranks=spec.num_ranks, device=spec.device)
+        self.process_group = ProcessGroup(mesh=self.mesh, device=spec.device)
         self.num_merges = 0
         """How often adapters were merged into the weights below them."""
 
@@ -59,7 +62,7 @@ class TrainerRank:
         return os.environ["CUDA_VISIBLE_DEVICES"]
 
     def start(self) -> None:
-        """Build the engine, once `self.meeting` was joined."""
+        """Build the engine, once `self.process_group` was joined."""
         spec = self.spec
         torch.set_num_threads(spec.threads)
         random.seed(spec.seed)
@@ -84,22 +87,82 @@ class TrainerRank:
         """Load `self.model`; the module around it whose output is trained on."""
         raise NotImplementedError
 
+    def forward(self, rows: Any, objective: Objective, *, training: bool) -> ModelOutput:
+        """What the model says of `rows`, a part of a batch on the CPU; see `ModelOutput`."""
+        raise NotImplementedError
+
+    def response_logprobs_of_all_ranks(self, rows: SelectableRows) -> Tensor:
+        """Float32 [B], nats, of whole responses; a policy has them."""
+        raise NotImplementedError
+
     # --- computing
 
-    def own_microbatches(self, lengths: Tensor) -> Sequence[Sequence[int]]:
-        """This rank's share of a batch with rows of `lengths`: row indices of each micro-batch."""
+    def microbatches(self, lengths: Tensor) -> Sequence[Sequence[int]]:
+        """This rank's share of samples of `lengths`: the indices of each micro-batch."""
         return plan_microbatches(
             lengths.tolist(),
-            num_ranks=self.spec.num_ranks,
+            data_parallel=self.mesh.data_parallel_size,
             max_tokens=self.spec.trainer.max_tokens_per_microbatch,
-        )[self.rank]
+        )[self.mesh.data_parallel_rank]
 
-    def optimize(self, microbatches: Sequence[Sequence[int]], loss_of: MicrobatchLoss) -> Metrics:
-        """One optimizer step: `loss_of(rows)` of every micro-batch, accumulated.
+    def evaluation(self, lengths: Tensor) -> Sequence[tuple[Sequence[int], bool]]:
+        """`microbatches` of any number of samples, and whether each counts."""
+        return plan_evaluation(
+            lengths.tolist(),
+            data_parallel=self.mesh.data_parallel_size,
+            max_tokens=self.spec.trainer.max_tokens_per_microbatch,
+        )[self.mesh.data_parallel_rank]
+
+    def update(self, batch: TrainingBatch, objective: Objective) -> Measured:
+        """One optimizer step on `batch`, of which this rank takes its share.
 
         Losses carry global denominators, so gradients are summed over micro-batches and ranks;
         DeepSpeed averages over ranks, hence the factor.
         """
+        kind = kind_of(objective)
+        prepared = self._prepare(batch, objective)
+        plan = self.microbatches(batch.sample_lengths)
+        learning_rate = self._begin_step()
+        measured: list[Metrics] = []
+        kept: list[Tensor] = []
+        for index, samples in enumerate(plan):
+            self.engine.set_gradient_accumulation_boundary(index == len(plan) - 1)
+            rows = batch.select(torch.tensor(samples))
+            output = self.forward(rows, objective, training=True)
+            loss, metrics = kind.loss(rows.to(self.device), output, objective, prepared)
+            self.engine.backward(loss * self.mesh.data_parallel_size)
+            measured.append(metrics)
+            if kind.keeps_values:
+                kept.append(output.values.detach().cpu())
+        metrics = merge(measured) + self._end_step(learning_rate)
+        return _measured(metrics, plan, kept)
+
+    def evaluate(self, batch: TrainingBatch, objective: Objective) -> Measured:
+        """What is measured of any number of samples, without learning from them."""
+        kind = kind_of(objective)
+        prepared = self._prepare(batch, objective)
+        self.engine.eval()
+        measured: list[Metrics] = []
+        plan: list[Sequence[int]] = []
+        kept: list[Tensor] = []
+        with torch.no_grad():
+            for samples, counts in self.evaluation(batch.sample_lengths):
+                rows = batch.select(torch.tensor(samples))
+                output = self.forward(rows, objective, training=False)
+                if not counts:  # another rank's: computed because sharded ranks go together
+                    continue
+                measured.append(kind.measure(rows.to(self.device), output, objective, prepared))
+                if kind.keeps_values:
+                    plan.append(samples)
+                    kept.append(output.values.cpu())
+        return _measured(merge(measured), plan, kept)
+
+    def _prepare(self, batch: TrainingBatch, objective: Objective) -> Tensor | None:
+        prepare = kind_of(objective).prepare
+        return None if prepare is None else prepare(batch, self.response_logprobs_of_all_ranks)
+
+    def _begin_step(self) -> float:
+        """Set the learning rate and the random numbers of dropout; the learning rate."""
         factor = learning_rate_factor(
             self.num_updates,
             name=self.spec.trainer.schedule.name,
@@ -114,28 +177,26 @@ class TrainerRank:
         if self.spec.trainer.lora is not None and self.spec.trainer.lora.dropout > 0:
             # Each rank drops others, and the same ones after a resume, which brings back no more
             # than the random numbers of rank 0.
-            seed = derived_seed(self.spec.seed, Domain.DROPOUT, self.num_updates, self.rank)
+            seed = derived_seed(self.spec.seed, Domain.DROPOUT, self.num_updates, self.mesh.rank)
             torch.manual_seed(seed)
-        parts = []
-        for index, rows in enumerate(microbatches):
-            self.engine.set_gradient_accumulation_boundary(index == len(microbatches) - 1)
-            loss, metrics = loss_of(rows)
-            self.engine.backward(loss * self.spec.num_ranks)
-            parts.append(metrics)
+        return learning_rate
+
+    def _end_step(self, learning_rate: float) -> Metrics:
+        """Let the optimizer make its step; its metrics."""
         grad_norm = self._plain_grad_norm()
         self.engine.step()
         self.num_updates += 1
-        measured = merge(parts)
-        if self.rank == 0:
-            measured += Metrics.of(
+        metrics = Metrics(maxima={f"memory/{self.role}_gib": self._peak_memory_gib()})
+        if self.mesh.rank == 0:
+            if grad_norm is None:
+                grad_norm = self.engine.get_global_grad_norm()
+            metrics += Metrics.of(
                 {
-                    f"{self.role}/grad_norm": float(
-                        self.engine.get_global_grad_norm() if grad_norm is None else grad_norm
-                    ),
+                    f"{self.role}/grad_norm": float(grad_norm),
                     f"{self.role}/learning_rate": learning_rate,
                 }
             )
-        return measured + Metrics(maxima={f"memory/{self.role}_gib": self._peak_memory_gib()})
+        return metrics
 
     def _plain_grad_norm(self) -> Tensor | None:
         """The norm before clipping where DeepSpeed does not keep it: in fp32 without ZeRO."""
@@ -217,8 +278,9 @@ class TrainerRank:
         )
         if path is None:
             raise CheckpointError(
-                f"{directory}: no trainer state for rank {self.rank} of {self.spec.num_ranks}, "
-                f"ZeRO stage {self.spec.trainer.zero_stage}; resume with the layout it was saved by"
+                f"{directory}: no trainer state for rank {self.mesh.rank} of "
+                f"{self.mesh.world_size}, ZeRO stage {self.spec.trainer.zero_stage}; "
+                "resume with the layout it was saved by"
             )
         if self.num_merges and not client_state["num_merges"]:
             raise CheckpointError(
@@ -238,10 +300,10 @@ class TrainerRank:
         `adapter`, as long as they are on the model that training began with.
         """
         # Every rank iterates: gathering a sharded layer takes them all.
-        writer = ShardWriter(directory) if self.rank == 0 else None
+        writer = ShardWriter(directory) if self.mesh.rank == 0 else None
         weights = model_weights(self.model, merged=True)
         for names in by_layer(weights):
-            with whole([weights[name] for name in names]) as tensors:
+            with made_whole([weights[name] for name in names]) as tensors:
                 if writer is not None:
                     writer.add({n: t.cpu().clone() for n, t in zip(names, tensors, strict=True)})
         if writer is not None:
@@ -252,7 +314,16 @@ class TrainerRank:
             load_tokenizer(self.spec.model).save_pretrained(directory)
         if self.spec.trainer.lora is not None and self.num_merges == 0:
             tensors = lora.trained_tensors(self.model)
-            if self.rank == 0:
+            if self.mesh.rank == 0:
                 (directory / "adapter").mkdir(exist_ok=True)
                 for name, contents in lora.adapter_files(self.model, tensors).items():
                     (directory / "adapter" / name).write_bytes(contents)
+
+
+def _measured(metrics: Metrics, plan: Sequence[Sequence[int]], kept: list[Tensor]) -> Measured:
+    """kept: the values of each micro-batch of `plan`, or nothing."""
+    return Measured(
+        metrics=metrics,
+        samples=torch.tensor([s for samples in plan for s in samples if kept], dtype=torch.int64),
+        values=torch.cat([torch.zeros(0), *kept]),
+    )

@@ -1,18 +1,20 @@
-"""What a policy rank does with engines: meets them, and puts its weights or adapters into them.
+"""What a policy rank does with engines: connects, and puts weights or adapters into them.
 
 Apart from `policy`, because its imports from vLLM take seconds that other trainers need not spend.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from transformers import PreTrainedModel
 from vllm.distributed.weight_transfer.base import TrainerInitInfo, TrainerWeightTransferEngine
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 from vllm.utils.network_utils import get_open_port
 
+from rlstack.config.trainer import LoRAConfig
 from rlstack.planning.phases import Transport
 from workers.models.lora import adapter_files, trained_tensors
 from workers.specs import SendReport
@@ -22,9 +24,6 @@ from workers.transfer.gloo import GlooTrainerInit
 from workers.transfer.shared_memory import SharedMemoryTrainerInit
 from workers.transfer.source import DeepSpeedSource
 
-if TYPE_CHECKING:
-    from workers.ranks.policy import PolicyRank
-
 
 class WeightSender:
     """Of one rank to all engines; every call is made on every rank at the same time."""
@@ -33,29 +32,32 @@ class WeightSender:
 
     def __init__(
         self,
-        policy: "PolicyRank",
+        model: PreTrainedModel,
         transport: Transport,
         *,
+        lora: LoRAConfig | None,
+        rank: int,
+        device: str,
+        base_in_engines: bool,
         engines: list[ActorHandle],
         workers_per_engine: int,
     ) -> None:
-        self.policy = policy
+        """base_in_engines: whether they hold the weights below the adapters as they are now."""
+        self.model = model
         self.transport = transport
+        self.rank = rank
+        self.device = device
+        self.base_in_engines = base_in_engines
+        self.sends_adapters = lora is not None and lora.engines == "adapters"
+        """Whether engines hold the weights below the adapters and are sent adapters."""
         self.engines = engines
         self.workers_per_engine = workers_per_engine
-        self.base_in_engines = policy.num_merges == 0
-        """Whether engines that are sent adapters hold the weights below them as they are now.
-
-        They have loaded the model that training began with.
-        """
         if not self.sends_adapters:
             self._open()
 
-    @property
-    def sends_adapters(self) -> bool:
-        """Whether engines hold the weights below the adapters and are sent adapters."""
-        lora = self.policy.spec.trainer.lora
-        return lora is not None and lora.engines == "adapters"
+    def forget_base(self) -> None:
+        """The weights below the adapters are others now: the next `send` brings them too."""
+        self.base_in_engines = False
 
     def send(self) -> SendReport:
         """Put the current weights into every engine."""
@@ -87,7 +89,7 @@ class WeightSender:
         )
 
     def _transfer_info(self) -> TrainerInitInfo:
-        rank = self.policy.rank
+        rank = self.rank
         num_workers = len(self.engines) * self.workers_per_engine
         match self.transport:
             case Transport.SHARED_MEMORY:
@@ -106,10 +108,9 @@ class WeightSender:
                 )
 
     def _source(self) -> DeepSpeedSource:
-        model = self.policy.model
-        tied = model.config.tie_word_embeddings and self.policy.spec.device == "cpu"
+        tied = self.model.config.tie_word_embeddings and self.device == "cpu"
         return DeepSpeedSource(
-            model,
+            self.model,
             tied_output="lm_head.weight" if tied else None,
             merged=not self.sends_adapters,
         )
@@ -123,11 +124,10 @@ class WeightSender:
         return SendReport(digests={}, num_bytes=0)
 
     def _send_adapter(self) -> SendReport:
-        model = self.policy.model
-        tensors = trained_tensors(model)
-        if self.policy.rank != 0:
+        tensors = trained_tensors(self.model)
+        if self.rank != 0:
             return SendReport(digests={}, num_bytes=0)
-        files = ray.put(adapter_files(model, tensors))
+        files = ray.put(adapter_files(self.model, tensors))
         ray.get([engine.load_adapter.remote(files) for engine in self.engines])
         return SendReport(
             digests={name: digest(tensor) for name, tensor in tensors.items()},

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource, layerwise_groups
 
-from workers.models.weights import model_weights, plain_weight, whole
+from workers.models.weights import made_whole, model_weights, plain_weight
 
 
 class DeepSpeedSource(WeightSource):
@@ -44,5 +44,5 @@ class DeepSpeedSource(WeightSource):
 
     def iter_groups(self) -> Iterator[tuple[list[str], list[Tensor]]]:
         for names in self.groups():
-            with whole([self.weights[name] for name in names]) as tensors:
+            with made_whole([self.weights[name] for name in names]) as tensors:
                 yield names, tensors

@@ -14,6 +14,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from rlstack.algorithms.objectives import SFTObjective
 from rlstack.batch import CriticBatch, TokenBatch
 from rlstack.config.critic import CriticConfig
 from rlstack.config.trainer import LoRAConfig
@@ -199,7 +200,7 @@ def test_updates_reach_the_engine_and_leave_the_reference(stack: Stack) -> None:
         for version in (2, 3):
             batch = await sample_batch(stack, version=version)
             assert await difference(stack, batch) < 1e-4
-            await policy.update_supervised(demonstrations(batch))
+            await policy.update(demonstrations(batch), SFTObjective())
         assert float((await policy.logprobs(first) - untouched).abs().max()) > 1e-2
         # New adapters do nothing: at first the policy was its own reference.
         torch.testing.assert_close(await reference.logprobs(first), untouched, atol=1e-5, rtol=0)
@@ -239,7 +240,7 @@ def test_resuming_is_exact_and_merging_starts_a_new_round(stack: Stack, tmp_path
         await policy.save(tmp_path / "before")
         ended = []
         for _ in range(2):
-            await policy.update_supervised(demonstrations(batch))
+            await policy.update(demonstrations(batch), SFTObjective())
             ended.append(await policy.logprobs(batch))
             await policy.load(tmp_path / "before")
         assert torch.equal(ended[0], ended[1])
@@ -247,7 +248,7 @@ def test_resuming_is_exact_and_merging_starts_a_new_round(stack: Stack, tmp_path
         await policy.merge_adapters()
         torch.testing.assert_close(await policy.logprobs(batch), before, atol=1e-5, rtol=0)
         await policy.save(tmp_path / "merged")
-        await policy.update_supervised(demonstrations(batch))
+        await policy.update(demonstrations(batch), SFTObjective())
         after = await policy.logprobs(batch)
         assert float((after - before).abs().max()) > 1e-2
         reference = stack.roles.reference
@@ -256,7 +257,7 @@ def test_resuming_is_exact_and_merging_starts_a_new_round(stack: Stack, tmp_path
         # Another merge: what is below the adapters must come back from the checkpoint.
         await policy.merge_adapters()
         await policy.load(tmp_path / "merged")
-        await policy.update_supervised(demonstrations(batch))
+        await policy.update(demonstrations(batch), SFTObjective())
         assert torch.equal(await policy.logprobs(batch), after)
 
     stack.run(scenario())
@@ -273,7 +274,7 @@ def test_engines_follow_a_merge(stack: Stack) -> None:
         reallocator.weights_changed()
         batch = await sample_batch(stack, version=20)
         assert await difference(stack, batch) < 1e-4
-        await policy.update_supervised(demonstrations(batch))
+        await policy.update(demonstrations(batch), SFTObjective())
         updated = await sample_batch(stack, version=21)
         assert await difference(stack, updated) < 1e-4
         assert await difference(stack, batch) > 1e-2, "the new adapters do nothing"

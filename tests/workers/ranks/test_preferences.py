@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from rlstack.algorithms.preference_catalog import judged_loss, preference_loss
 from rlstack.algorithms.preference_losses import kto_reference_point
-from rlstack.batch import Rows, collate_pairs
+from rlstack.batch import Rows
 from rlstack.batches.preference_reference import PreferenceBatch, with_reference
+from rlstack.batches.preferences import collate_pairs
 from tests.algorithms.test_preference_catalog import (
     PAIR_NAMES,
     judged_batch,
@@ -65,7 +66,7 @@ def test_the_first_dpo_step_equals_plain_pytorch(trainer: Stack, tmp_path: Path)
     """Stays the first test of this file: Adam's state must be fresh, as the plain one's is."""
     model = AutoModelForCausalLM.from_pretrained(trainer.spec.model.path)
     batch, chosen = pair_batch(6), objective("dpo")
-    found = trainer.run(policy_of(trainer).update_pairs(batch, chosen)).values()
+    found = trainer.run(policy_of(trainer).update(batch, chosen)).values()
     loss, _ = preference_loss(
         batch, plain_logprobs(model, batch), objective=chosen, prefix="preference"
     )
@@ -93,8 +94,8 @@ def test_every_objective_has_plain_pytorchs_loss_and_gradient(
     for index, name in enumerate(PAIR_NAMES):
         model = current_model(trainer, tmp_path / name)
         batch, chosen = pair_batch(6, seed=index), objective(name)
-        held_out = trainer.run(policy_of(trainer).evaluate_pairs(pair_batch(5), chosen)).values()
-        found = trainer.run(policy_of(trainer).update_pairs(batch, chosen)).values()
+        held_out = trainer.run(policy_of(trainer).evaluate(pair_batch(5), chosen)).values()
+        found = trainer.run(policy_of(trainer).update(batch, chosen)).values()
         for other, prefix, values in (
             (batch, "preference", found),
             (pair_batch(5), "eval", held_out),
@@ -126,8 +127,8 @@ def test_kto_takes_the_reference_point_of_all_ranks(trainer: Stack, tmp_path: Pa
         objective=chosen,
         prefix="preference",
     )
-    held_out = trainer.run(policy_of(trainer).evaluate_judged(batch, chosen)).values()
-    found = trainer.run(policy_of(trainer).update_judged(batch, chosen)).values()
+    held_out = trainer.run(policy_of(trainer).evaluate(batch, chosen)).values()
+    found = trainer.run(policy_of(trainer).update(batch, chosen)).values()
     assert found["preference/kl"] == pytest.approx(5 / 6, rel=1e-3)
     expected = metrics.values()
     assert {k: found[k] for k in expected} == pytest.approx(expected, rel=1e-3, abs=1e-4)
@@ -162,10 +163,10 @@ def test_a_synthetic_preference_is_learned(trainer: Stack) -> None:
             seed: await policy.response_logprobs(preferring_token(20, 8, seed))
             for seed in (*range(6), 99)
         }
-        before = (await policy.evaluate_pairs(await referenced(99), chosen)).values()
+        before = (await policy.evaluate(await referenced(99), chosen)).values()
         for seed in range(6):
-            await policy.update_pairs(await referenced(seed), chosen)
-        after = (await policy.evaluate_pairs(await referenced(99), chosen)).values()
+            await policy.update(await referenced(seed), chosen)
+        after = (await policy.evaluate(await referenced(99), chosen)).values()
         assert before["eval/loss"] == pytest.approx(np.log(2), abs=1e-4)
         return before["eval/accuracy"], after["eval/accuracy"]
 

@@ -38,7 +38,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 def held(actor: Any) -> tuple[int, int]:
     """Numbers that a rank holds in parameters, and in its shares of them."""
-    parameters = [p for model in actor.models for p in model._model.parameters()]
+    parameters = [p for model in actor.rank.models for p in model._model.parameters()]
     shares = [p.ds_tensor for p in parameters if hasattr(p, "ds_tensor")]
     return sum(p.numel() for p in parameters), sum(share.numel() for share in shares)
 

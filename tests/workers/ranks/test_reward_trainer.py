@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rewards.models.preference_model import PreferenceModel
 from rlstack.algorithms.preference_evaluation import PairScores, held_out_metrics
-from rlstack.batch import PairBatch, collate_pairs
+from rlstack.batches.preferences import PairBatch, collate_pairs
 from rlstack.config.reward_model import RewardLossConfig
 from rlstack.data.features import FeatureScale, feature_scale
 from rlstack.planning.spec import RunSpec, TrainedRole
@@ -90,7 +90,7 @@ class Running:
         return collate_pairs(pairs, pad_token_id=self.pad_token_id)
 
     def scores(self, batch: PairBatch) -> PairScores:
-        return self.run(self.trainer.scores(batch))
+        return self.run(self.trainer.evaluate(batch, LOSS))
 
     def export(self, folder: Path) -> Path:
         folder.mkdir()
@@ -222,7 +222,7 @@ def test_it_learns_what_is_preferred(running: Running) -> None:
 
 def test_one_pair_is_scored_by_two_ranks_as_in_a_crowd(running: Running) -> None:
     batch = running.batch(count=7, seed=4)
-    crowd, alone = running.scores(batch), running.scores(batch.select_pairs(torch.tensor([5])))
+    crowd, alone = running.scores(batch), running.scores(batch.select(torch.tensor([5])))
     assert len(alone.chosen) == 1
     np.testing.assert_allclose(alone.chosen[0], crowd.chosen[5], atol=1e-5)
     assert alone.lengths[:, 0].tolist() == crowd.lengths[:, 5].tolist()
