@@ -69,28 +69,7 @@ class GroupSampler:
             for row, (number, prompt) in enumerate(zip(numbers, prompts, strict=True))
             for sample_index in range(num_samples)
         ]
-        loop = asyncio.get_running_loop()
-        arrivals: list[list[asyncio.Future[RewardRequest]]] = [
-            [loop.create_future() for _ in range(num_samples)] for _ in prompts
-        ]
-        scoring = [
-            asyncio.ensure_future(self.scorer.score_group(members, step=version))
-            for members in arrivals
-        ]
-        rollouts: dict[int, Rollout] = {}
-        try:
-            async for request_id, rollout in self.engines.generate(requests, sampling):
-                row, sample_index = divmod(request_id, num_samples)
-                rollouts[request_id] = rollout
-                arrivals[row][sample_index].set_result(
-                    reward_request(rollout, max_response_tokens=sampling.max_response_tokens)
-                )
-            scores = await asyncio.gather(*scoring)
-        finally:
-            # If generation or one group failed, the other groups would wait for ever.
-            for task in scoring:
-                task.cancel()
-            await asyncio.gather(*scoring, return_exceptions=True)
+        rollouts, scores = await self._scored(requests, sampling, version=version)
         return [
             _group(
                 number,
@@ -100,6 +79,34 @@ class GroupSampler:
             )
             for row, (number, prompt) in enumerate(zip(numbers, prompts, strict=True))
         ]
+
+    async def _scored(
+        self, requests: Sequence[GenerationRequest], sampling: SamplingSettings, *, version: int
+    ) -> tuple[dict[int, Rollout], Sequence[Sequence[Score]]]:
+        """The rollout of every request, by its id, and the scores of every group, in order."""
+        loop = asyncio.get_running_loop()
+        arrivals = {request.request_id: loop.create_future() for request in requests}
+        first = [request.request_id for request in requests if request.sample_index == 0]
+        ends = [*first[1:], len(requests)]
+        scoring = [
+            asyncio.ensure_future(
+                self.scorer.score_group([arrivals[i] for i in range(start, end)], step=version)
+            )
+            for start, end in zip(first, ends, strict=True)
+        ]
+        rollouts: dict[int, Rollout] = {}
+        try:
+            async for request_id, rollout in self.engines.generate(requests, sampling):
+                rollouts[request_id] = rollout
+                arrivals[request_id].set_result(
+                    reward_request(rollout, max_response_tokens=sampling.max_response_tokens)
+                )
+            return rollouts, await asyncio.gather(*scoring)
+        finally:
+            # If generation or one group failed, the other groups would wait for ever.
+            for task in scoring:
+                task.cancel()
+            await asyncio.gather(*scoring, return_exceptions=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
