@@ -36,7 +36,7 @@ from rlstack.errors import (
     ConfigError,
     DataError,
     PlacementError,
-    RewardError,
+    RegistrationError,
     WeightSyncError,
     WorkerError,
 )
@@ -87,7 +87,7 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 USER_ERRORS = (
     ConfigError,
     DataError,
-    RewardError,
+    RegistrationError,
     PlacementError,
     CheckpointError,
     WeightSyncError,
