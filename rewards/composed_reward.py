@@ -11,13 +11,12 @@ from typing import Any, cast
 
 from rewards.combination import Component, check, combine, with_retries
 from rewards.registry import (
+    REWARDS,
     ROW,
     BoundReward,
     Reward,
     Stateful,
     bind,
-    info,
-    registered_names,
 )
 from rlstack.errors import RewardError
 from rlstack.types import RewardRequest, Score
@@ -85,7 +84,8 @@ class ComposedReward:
     def is_concurrent(self, index: int, row_reward: str | None = None) -> bool:
         """Whether component `index` is async; `row` is what `row_reward`, the row's reward, is."""
         if self.components[index].name == ROW:
-            return row_reward in registered_names() and info(row_reward or "").concurrent({})
+            known = row_reward in REWARDS.registered_names()
+            return known and REWARDS.info(row_reward or "").is_concurrent({})
         return self._bound[index].concurrent
 
     def set_up(self, indices: Iterable[int] | None = None) -> None:

@@ -82,22 +82,22 @@ class Registry(Generic[InfoT]):
         error: type[RegistrationError],
         decorator: str,
         plugins_key: str,
-        entry_points: str,
+        entry_point_group: str,
     ) -> None:
         """An empty registry.
 
         info_type: called with a name and a target for what an installed package declares without
             registering it. noun: the kind, for messages. error: what every mistake raises.
             decorator: the name of the function that plugins register with. plugins_key: the
-            configuration key that lists plugins. entry_points: the group under which installed
-            packages name what they bring, `my_reward = "my_package.my_module"`.
+            configuration key that lists plugins. entry_point_group: where installed packages name
+            what they bring, `my_reward = "my_package.my_module"`.
         """
         self.noun = noun
         self._info_type = info_type
         self._error = error
         self._decorator = decorator
         self._plugins_key = plugins_key
-        self._entry_points = entry_points
+        self.entry_point_group = entry_point_group
         self._entries: dict[str, InfoT] = {}
 
     def register(self, entry: InfoT) -> None:
@@ -131,7 +131,7 @@ class Registry(Generic[InfoT]):
             RegistrationError: if two packages declare the same name.
         """
         found: dict[str, EntryPoint] = {}
-        for point in entry_points(group=self._entry_points):
+        for point in entry_points(group=self.entry_point_group):
             other = found.get(point.name)
             if other is not None and other.value != point.value:
                 raise self._error(

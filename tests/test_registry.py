@@ -31,7 +31,7 @@ SHAPES = Registry(
     error=ShapeError,
     decorator="shape",
     plugins_key="drawing.plugins",
-    entry_points="rlstack.tests.shapes",
+    entry_point_group="rlstack.tests.shapes",
 )
 
 

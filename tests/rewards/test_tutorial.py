@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from rewards.sources import ENTRY_POINT_GROUPS
+from rewards.environments.registry import ENVIRONMENTS
+from rewards.registry import REWARDS
 from rlstack.config.load import parse
 from rlstack.config.run import RLConfig
 from tests.config.test_load import CONF, composed
@@ -89,4 +90,4 @@ def test_every_recipe_is_named() -> None:
 def test_the_entry_point_groups_are_those_that_are_read() -> None:
     (text,) = (text for kind, text in BLOCKS if kind == "toml")
     groups = list(tomllib.loads(text)["project"]["entry-points"])
-    assert groups == list(ENTRY_POINT_GROUPS.values())
+    assert groups == [REWARDS.entry_point_group, ENVIRONMENTS.entry_point_group]

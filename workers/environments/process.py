@@ -33,7 +33,7 @@ from rewards.environments.registry import (
     checked_turn,
     load_environment,
 )
-from rlstack.errors import EpisodeError, RewardError
+from rlstack.errors import EpisodeError
 from rlstack.types import Task, Turn
 
 # The parent enforces the time-out. This is for the parent that is no longer there.
@@ -88,7 +88,7 @@ async def _awaited(result: Any) -> Any:
 def _checked_observation(observation: object) -> str | None:
     if observation is None or isinstance(observation, str):
         return observation
-    raise RewardError(f"reset returned {type(observation).__name__}; expected text or None")
+    raise TypeError(f"reset returned {type(observation).__name__}; expected text or None")
 
 
 def _serve(connection: "Connection[Any, Any]") -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlstack.errors import EpisodeError, EpisodeTimeoutError, RewardError, WorkerError
+from rlstack.errors import EnvironmentSetupError, EpisodeError, EpisodeTimeoutError, WorkerError
 from rlstack.types import Task, Turn
 from tests.workers.conftest import environment_pool
 from workers.environments.pool import EnvironmentPool
@@ -161,7 +161,7 @@ def test_they_run_in_other_processes_and_print_nowhere(
 
 
 def test_mistakes_are_found_at_once(plugin: str) -> None:
-    with pytest.raises(RewardError, match="'misbehve' is unknown"):
+    with pytest.raises(EnvironmentSetupError, match="'misbehve' is unknown"):
         environment_pool("misbehve", {}, plugins=(plugin,))
     broken = environment_pool("misbehave", {"fails": True}, plugins=(plugin,))
     try:
