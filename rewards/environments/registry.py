@@ -7,8 +7,11 @@ An environment is a plain class; one instance plays one episode:
     step(self, action) -> Turn                  the answer to what the policy wrote
     close(self)                                 optional: the episode is over
 
-`reset` and `step` may be async. Given the task and the actions an environment should answer the
-same again: if its process ends because of another episode, the actions are played to a new one.
+The methods may be async. If `step` is, the episodes of a process are played at once, in one event
+loop; otherwise one step is taken after the other.
+
+Given the task and the actions an environment should answer the same again: if its process ends
+because of another episode, the actions are played to a new one.
 
 It knows nothing of tokens, processes or time-outs, and can be played by hand.
 """
@@ -43,9 +46,8 @@ class EnvironmentInfo(Registration):
 
     @property
     def concurrent(self) -> bool:
-        """Whether many episodes may be under way at once in one process: its methods are async."""
-        methods = (getattr(self.target, name) for name in ("reset", "step"))
-        return all(inspect.iscoroutinefunction(method) for method in methods)
+        """Whether steps of many episodes may be under way at once in a process: `step` is async."""
+        return inspect.iscoroutinefunction(getattr(self.target, "step", None))
 
     def check_signature(self) -> None:
         """Check that the target is a class with the methods of an environment.

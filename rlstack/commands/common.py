@@ -20,7 +20,7 @@ from rlstack.types import Prompt
 from workers.environments.pool import EnvironmentPool
 from workers.groups.engines import EngineGroup
 from workers.groups.episodes import EpisodeEngines
-from workers.groups.served_models import ServedModels, reward_model_spec
+from workers.groups.model_scorer import ModelGroupScorer, reward_model_spec
 from workers.launch.launch import Roles
 from workers.scoring.pool import ScorerPool
 from workers.specs import RewardModelSpec
@@ -89,7 +89,7 @@ def serve_reward_models(scorer: ScorerPool, roles: Roles, config: RewardConfig) 
     """Let the component `reward_model` be judged by the models that were launched, if any."""
     if config.model is not None:
         assert roles.reward_models is not None
-        scorer.serve(ServedModels(roles.reward_models, config.model))
+        scorer.serve(ModelGroupScorer(roles.reward_models, config.model))
 
 
 @contextmanager
