@@ -9,7 +9,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from rewards.composed_reward import Component
+from rewards.combination import Component
 from rewards.load import RewardSpec, load_reward
 from rlstack.commands.merge import chosen_method, parser
 from rlstack.commands.pipeline import prepare

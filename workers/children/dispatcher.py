@@ -6,8 +6,7 @@ import selectors
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -45,11 +44,10 @@ class Dispatcher:
         self._answers: dict[asyncio.AbstractEventLoop, list[tuple[ChildTask, object]]]
         self._answers = defaultdict(list)
         self._workers: dict[TaskQueue, list[Worker]] = {queue: [] for queue in queues}
-        self._started: dict[Worker, Future[None]] = {}
         for queue in queues:
             for _ in range(queue.num_processes):
-                self._started[self._start(queue)] = Future()
-        self._all_started = tuple(self._started.values())
+                self._start(queue)
+        self._first_workers = tuple(self._everyone())
         self._thread = threading.Thread(target=self._run, name="children", daemon=True)
         self._thread.start()
 
@@ -59,7 +57,7 @@ class Dispatcher:
         Raises:
             WorkerError: if one cannot; the message says why.
         """
-        await asyncio.gather(*map(asyncio.wrap_future, self._all_started))
+        await asyncio.gather(*(asyncio.wrap_future(w.started) for w in self._first_workers))
 
     def submit(self, queue: TaskQueue, task: ChildTask) -> "asyncio.Future[object]":
         """Hand over a task; the future gets its result or `Failure`.
@@ -107,8 +105,7 @@ class Dispatcher:
         for worker in self._everyone():
             overdue = worker.overdue
             if overdue is not None and now >= overdue[0]:
-                failure = TimedOut(overdue[1].timeout_s)
-                self._give_up(worker, lambda _, failure=failure: failure)
+                self._give_up(worker, TimedOut(overdue[1].timeout_s))
         while self._inbox:
             queue, task = self._inbox.popleft()
             queue.waiting.append(task)
@@ -163,7 +160,7 @@ class Dispatcher:
                 self._answer(worker, worker.finish(message.number, now), message.result)
             elif message is None:
                 worker.ready = True
-                self._settle(worker, None)
+                worker.started.set_result(None)
             else:
                 self._cannot_start(worker, str(message))
         if alive or not worker.usable:
@@ -171,7 +168,8 @@ class Dispatcher:
         if not worker.ready:
             self._cannot_start(worker, "it died while starting; see its output above")
         elif worker.under_way:
-            self._give_up(worker, lambda process: Died(process.exit_code))
+            worker.process.kill()  # and what it started
+            self._give_up(worker, Died(worker.process.exit_code))
         else:
             worker.gone = True
             self._selector.unregister(worker.process.socket)
@@ -179,21 +177,12 @@ class Dispatcher:
     def _cannot_start(self, worker: Worker, problem: str) -> None:
         worker.problem = f"{self._process_name} could not start: {problem}"
         self._selector.unregister(worker.process.socket)
-        self._settle(worker, worker.problem)
+        worker.started.set_exception(WorkerError(worker.problem))
         queue = worker.queue
         if not any(other.usable for other in self._workers[queue]):
             for task in queue.waiting:
                 self._reply(task, WorkerError(worker.problem))
             queue.waiting.clear()
-
-    def _settle(self, worker: Worker, problem: str | None) -> None:
-        started = self._started.pop(worker, None)
-        if started is None:
-            return
-        if problem is None:
-            started.set_result(None)
-        else:
-            started.set_exception(WorkerError(problem))
 
     def _answer(self, worker: Worker, task: ChildTask, result: object) -> None:
         task.on_result(result)
@@ -207,10 +196,8 @@ class Dispatcher:
         if task.loop is not None:
             self._answers[task.loop].append((task, result))
 
-    def _give_up(self, worker: Worker, reason: Callable[[ChildProcess], Failure]) -> None:
+    def _give_up(self, worker: Worker, failure: Failure) -> None:
         """Replace a process that died or hangs; its tasks are done by another or fail."""
-        worker.process.kill()
-        failure = reason(worker.process)
         failed, others = worker.separate_failed()
         # What the queue itself asked for, it asks the next process for.
         worker.queue.put_back([task for task in others if task.loop is not None])
@@ -251,7 +238,8 @@ class Dispatcher:
         tasks += [task for worker in everyone for task in worker.under_way.values()]
         idle = [w for w in everyone if w.ready and w.usable and not w.under_way]
         for worker in everyone:
-            self._settle(worker, self._closed_message)
+            if not worker.started.done():
+                worker.started.set_exception(WorkerError(self._closed_message))
             if worker in idle:
                 worker.process.send(None)
             else:

@@ -7,6 +7,7 @@ given several ahead. Concurrent ones do all that they are given at once.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from workers.children.messages import Request, Setup
@@ -88,6 +89,8 @@ class Worker:
 
     queue: TaskQueue
     process: ChildProcess
+    started: Future[None] = field(default_factory=Future[None])
+    """Done when it is ready, or failed."""
     ready: bool = False
     problem: str | None = None
     """Why it cannot start."""
