@@ -3,26 +3,22 @@
 import asyncio
 import inspect
 import logging
-import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from numbers import Real
 from typing import Any, cast
 
+from rewards.checked_score import checked_score, failed_score
 from rewards.combination import Component, check, combine, with_retries
 from rewards.registry import (
+    REWARDS,
     ROW,
     BoundReward,
     Reward,
     Stateful,
     bind,
-    info,
-    registered_names,
 )
 from rlstack.errors import RewardError
 from rlstack.types import RewardRequest, Score
-
-__all__ = ["Component", "ComposedReward", "compose"]
 
 _logger = logging.getLogger(__name__)
 
@@ -61,17 +57,17 @@ class ComposedReward:
         Raises:
             RewardError: as `__call__`.
         """
-        verdicts: list[dict[str, Score]] = [{} for _ in requests]
+        scores: list[dict[str, Score]] = [{} for _ in requests]
         for index, component in enumerate(self.components):
             rows = [row for row, request in enumerate(requests) if component.applies(request)]
             batches = [rows] if self.is_batched(index) and rows else [[row] for row in rows]
             for batch in batches:
                 attempt = partial(self.judge, index, [requests[row] for row in batch])
-                for row, verdict in zip(batch, with_retries(component, attempt), strict=True):
-                    verdicts[row][component.key] = verdict
+                for row, score in zip(batch, with_retries(component, attempt), strict=True):
+                    scores[row][component.key] = score
         return [
-            combine(self.components, request, verdict, step=step)
-            for request, verdict in zip(requests, verdicts, strict=True)
+            combine(self.components, request, score, step=step)
+            for request, score in zip(requests, scores, strict=True)
         ]
 
     def is_batched(self, index: int) -> bool:
@@ -85,7 +81,8 @@ class ComposedReward:
     def is_concurrent(self, index: int, row_reward: str | None = None) -> bool:
         """Whether component `index` is async; `row` is what `row_reward`, the row's reward, is."""
         if self.components[index].name == ROW:
-            return row_reward in registered_names() and info(row_reward or "").concurrent({})
+            known = row_reward in REWARDS.registered_names()
+            return known and REWARDS.info(row_reward or "").is_concurrent({})
         return self._bound[index].concurrent
 
     def set_up(self, indices: Iterable[int] | None = None) -> None:
@@ -123,31 +120,31 @@ class ComposedReward:
         self._resolve(work)
 
     def judge(self, index: int, requests: Sequence[RewardRequest]) -> list[Score]:
-        """The verdicts of component `index` alone; its parts and errors carry its label.
+        """The scores of component `index` alone; its parts and errors carry its label.
 
         Never raises for what the reward does. A component that is not batched is given one request.
         """
         try:
             result = self._resolve(self._call(index, requests))
-            return self._verdicts(index, requests, result)
+            return self._scores(index, requests, result)
         # A reward is a user's code running on a model's text: whatever it raises, sys.exit
         # included, costs what it judges only and is counted.
         except (Exception, SystemExit) as error:  # noqa: BLE001
-            return [_failure(self.components[index], error)] * len(requests)
+            return [failed_score(self.components[index], error)] * len(requests)
 
     async def judge_async(self, index: int, requests: Sequence[RewardRequest]) -> list[Score]:
         """`judge` inside `run`, beside others."""
         try:
             result = self._call(index, requests)
             result = await result if inspect.isawaitable(result) else result
-            return self._verdicts(index, requests, result)
+            return self._scores(index, requests, result)
         except (Exception, SystemExit) as error:  # noqa: BLE001
-            return [_failure(self.components[index], error)] * len(requests)
+            return [failed_score(self.components[index], error)] * len(requests)
 
     def _call(self, index: int, requests: Sequence[RewardRequest]) -> Any:
         return self._reward(index)(requests if self.is_batched(index) else requests[0])
 
-    def _verdicts(self, index: int, requests: Sequence[RewardRequest], result: Any) -> list[Score]:
+    def _scores(self, index: int, requests: Sequence[RewardRequest], result: Any) -> list[Score]:
         results = list(result) if self.is_batched(index) else [result]
         if len(results) != len(requests):
             raise ValueError(
@@ -156,7 +153,7 @@ class ComposedReward:
             )
         component = self.components[index]
         return [
-            _verdict(component, result, num_turns=len(request.turns))
+            checked_score(component, result, num_turns=len(request.turns))
             for request, result in zip(requests, results, strict=True)
         ]
 
@@ -261,49 +258,3 @@ async def _tear_down(rewards: Iterable[Reward]) -> None:
 
 async def _awaited(result: Awaitable[Any]) -> Any:
     return await result
-
-
-def _failure(component: Component, error: BaseException) -> Score:
-    return Score(value=None, errors=(f"{component.key}: {type(error).__name__}: {error}",))
-
-
-def _verdict(component: Component, result: Any, *, num_turns: int) -> Score:
-    """What a reward returned, as a Score whose parts and errors carry the component's label."""
-    try:
-        score = result if isinstance(result, Score) else Score(value=result)
-        return Score(
-            value=None if score.value is None else _finite("value", score.value),
-            parts={f"{component.key}/{k}": _finite(k, v) for k, v in score.parts.items()},
-            turn_rewards=_turn_rewards(score, num_turns),
-            extracted_answer=_text_or_none(score.extracted_answer),
-            errors=tuple(f"{component.key}: {error}" for error in score.errors),
-        )
-    # Whatever object a reward returned, reading it may fail in any way.
-    except Exception as error:  # noqa: BLE001
-        return _failure(component, error)
-
-
-def _finite(name: str, value: object) -> float:
-    if not isinstance(value, Real):
-        raise TypeError(
-            f"{name} is {value!r} ({type(value).__name__}); "
-            "a reward returns a float, a Score or None"
-        )
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is {value}; a reward must be finite")
-    return float(value)
-
-
-def _turn_rewards(score: Score, num_turns: int) -> tuple[float, ...]:
-    rewards = tuple(_finite("turn_rewards", reward) for reward in score.turn_rewards)
-    if len(rewards) not in (0, num_turns):
-        raise ValueError(
-            f"{len(rewards)} turn_rewards for {num_turns} turns; give one for each of request.turns"
-        )
-    return rewards
-
-
-def _text_or_none(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    raise TypeError(f"extracted_answer is {value!r} ({type(value).__name__}); expected str or None")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rewards.combination import Component
 from rewards.composed_reward import ComposedReward, bind_row_reward, compose
-from rewards.registry import ROW, load_plugin, required_modules
+from rewards.registry import REWARDS, ROW
 
 _BUILTIN = "rewards.builtin"
 
@@ -40,7 +40,7 @@ def register_rewards(plugins: Sequence[str]) -> None:
         RewardError: if one of them cannot be imported.
     """
     for plugin in (_BUILTIN, *plugins):
-        load_plugin(plugin)
+        REWARDS.load_plugin(plugin)
 
 
 def import_requirements(spec: RewardSpec, indices: Sequence[int]) -> None:
@@ -49,5 +49,5 @@ def import_requirements(spec: RewardSpec, indices: Sequence[int]) -> None:
     if ROW in names:
         names = names - {ROW} | set(spec.row_rewards)
     for name in sorted(names):
-        for module in required_modules(name):
+        for module in REWARDS.info(name).requires:
             importlib.import_module(module)

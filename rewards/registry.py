@@ -16,13 +16,11 @@ It knows nothing of processes or time-outs: those belong to the scorer.
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
-from rewards.parameters import check_installed, checked_parameters, origin, place
-from rewards.sources import import_plugin, installed, load_installed
 from rlstack.errors import RewardError
+from rlstack.registry import Registration, Registry
 from rlstack.types import Score
 
 RewardResult = float | Score | None
@@ -55,37 +53,67 @@ class Stateful(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class RewardInfo:
+class RewardInfo(Registration):
     """A registered reward."""
 
-    name: str
-    target: Callable[..., Any]
-    """The function, or the class."""
-    requires: tuple[str, ...]
-    batched: bool
+    batched: bool = False
     """Whether it judges the rollouts of one prompt at once."""
-    concurrent: Callable[[Mapping[str, Any]], bool]
-    """Whether, with these parameters, many of its calls may be under way at once."""
+    concurrent: Callable[[Mapping[str, Any]], bool] | None = None
+    """Whether, with these parameters, many calls may be under way at once; None: if it is async."""
 
     @property
     def stateful(self) -> bool:
         """Whether it is a class with `state` and `restore`."""
         return inspect.isclass(self.target) and issubclass(self.target, Stateful)
 
-    @property
-    def place(self) -> str:
-        """`file:line` of its definition."""
-        return place(self.target)
+    def is_concurrent(self, params: Mapping[str, Any]) -> bool:
+        """Whether, with these parameters, many of its calls may be under way at once."""
+        if self.concurrent is not None:
+            return self.concurrent(params)
+        is_class = inspect.isclass(self.target)
+        return inspect.iscoroutinefunction(
+            cast(Any, self.target).__call__ if is_class else self.target
+        )
 
-    @property
-    def signature(self) -> inspect.Signature:
-        """Its parameters, without the request."""
-        return inspect.Signature(_declared(self.target))
+    def check_signature(self) -> None:
+        """Check that the target has one of the forms of a reward.
 
-    @property
-    def summary(self) -> str:
-        """First line of its documentation, or nothing."""
-        return (inspect.getdoc(self.target) or "").partition("\n")[0]
+        Raises:
+            RewardError: if it has not, or the name is reserved.
+        """
+        target = self.target
+        if not self.name or self.name == ROW:
+            raise RewardError(
+                f"reward name {self.name!r} in {self.location} is reserved. Choose another name."
+            )
+        where = f"reward {self.name!r} in {self.location}"
+        is_class = inspect.isclass(target)
+        if is_class and "__call__" not in dir(target):
+            raise RewardError(f"{where} is a class without __call__(self, request).")
+        # Without self, which an instance binds.
+        judge = partial(cast(Any, target).__call__, None) if is_class else target
+        first, *rest = _parameters(judge) or (None,)
+        takes_request = first is not None and first.kind in (
+            inspect.Parameter.POSITIONAL_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        )
+        # A class takes its parameters when it is set up, and none when it judges.
+        named, unwanted = (_parameters(target), rest) if is_class else (rest, [])
+        if (
+            takes_request
+            and not unwanted
+            and all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in named)
+        ):
+            return
+        expected = (
+            "__init__(self, *, <named params>) and __call__(self, request)"
+            if is_class
+            else "(request, *, <named params>). Put a * after the first argument"
+        )
+        signatures = [str(inspect.signature(f)) for f in dict.fromkeys((target, judge))]
+        raise RewardError(
+            f"{where} has the signature {' and '.join(signatures)}; expected {expected}."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +128,15 @@ class BoundReward:
     """Sets up: calls the class; a function needs nothing."""
 
 
-# A decorator can only reach a module-level table. It fills while modules are imported and is only
-# read afterwards; each process fills its own.
-_registry: dict[str, RewardInfo] = {}
+REWARDS = Registry(
+    RewardInfo,
+    noun="reward",
+    error=RewardError,
+    decorator="register",
+    plugins_key="reward.plugins",
+    entry_point_group="rlstack.rewards",
+)
+"""Every reward of this process."""
 
 
 def register(
@@ -130,64 +164,10 @@ def register(
     """
 
     def decorate(target: _Target) -> _Target:
-        _check_signature(name, target)
-        known = _registry.get(name)
-        if known is not None and origin(known.target) != origin(target):
-            raise RewardError(
-                f"reward {name!r} is registered twice: {known.place} and "
-                f"{place(target)}. Rename one of them."
-            )
-        waits = concurrent or (lambda _: _is_async(target))
-        _registry[name] = RewardInfo(name, target, requires, batched, waits)
+        REWARDS.register(RewardInfo(name, target, requires, batched, concurrent))
         return target
 
     return decorate
-
-
-def _is_async(target: Callable[..., Any]) -> bool:
-    judge = cast(Any, target).__call__ if inspect.isclass(target) else target
-    return inspect.iscoroutinefunction(judge)
-
-
-def registered_names() -> tuple[str, ...]:
-    """All names registered so far, sorted."""
-    return tuple(sorted(_registry))
-
-
-def info(name: str) -> RewardInfo:
-    """The reward called `name`; one that an installed package declares is imported first.
-
-    Raises:
-        RewardError: if the reward is unknown or its package cannot be imported.
-    """
-    if name not in _registry and name in installed("reward"):
-        found = load_installed("reward", name)
-        # Its module may have registered it; a plain function or class has not.
-        if name not in _registry and (inspect.isfunction(found) or inspect.isclass(found)):
-            register(name)(found)
-        if name not in _registry:
-            raise RewardError(
-                f"reward {name!r}: {installed('reward')[name].value!r} registers no reward of that "
-                f"name. It needs @register({name!r}) there."
-            )
-    if name in _registry:
-        return _registry[name]
-    known = sorted({*_registry, *installed("reward")})
-    close = get_close_matches(name, known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise RewardError(
-        f"reward {name!r} is unknown.{hint} Known: {', '.join(known)}. "
-        "A reward of your own needs its module or file in reward.plugins."
-    )
-
-
-def required_modules(name: str) -> tuple[str, ...]:
-    """The optional packages that reward `name` imports when it runs.
-
-    Raises:
-        RewardError: if the reward is unknown.
-    """
-    return info(name).requires
 
 
 def bind(name: str, params: Mapping[str, Any]) -> BoundReward:
@@ -197,20 +177,13 @@ def bind(name: str, params: Mapping[str, Any]) -> BoundReward:
         RewardError: if the reward is unknown, a package it needs is not installed, or a parameter
             is unknown, missing or of the wrong type.
     """
-    entry = info(name)
-    check_installed(f"reward {name!r}", entry.requires)
-    is_class = inspect.isclass(entry.target)
-    hinted = cast(Any, entry.target).__init__ if is_class else entry.target
-    declared = _declared(entry.target)
-    checked = checked_parameters(f"reward {name!r}", hinted, declared, params)
-    bound = partial(entry.target, **checked)
-    make = bound if is_class else lambda: bound
+    entry, bound = REWARDS.info(name), REWARDS.bind(name, params)
     return BoundReward(
         name,
         batched=entry.batched,
-        concurrent=entry.concurrent(bound.keywords),
+        concurrent=entry.is_concurrent(bound.keywords),
         stateful=entry.stateful,
-        make=make,
+        make=bound if inspect.isclass(entry.target) else lambda: bound,
     )
 
 
@@ -223,59 +196,5 @@ def build(name: str, params: Mapping[str, Any]) -> Reward:
     return bind(name, params).make()
 
 
-def load_plugin(plugin: str) -> None:
-    """Import a module (`package.module`) or a file (`path/to/file.py`) that registers rewards.
-
-    Loading the same plugin again does nothing.
-
-    Raises:
-        RewardError: if it cannot be found or imported, or registers a name that is taken.
-    """
-    import_plugin(plugin)
-
-
-def _check_signature(name: str, target: Callable[..., Any]) -> None:
-    if not name or name == ROW:
-        raise RewardError(
-            f"reward name {name!r} in {place(target)} is reserved. Choose another name."
-        )
-    judge = target
-    if inspect.isclass(target):
-        if "__call__" not in dir(target):
-            raise RewardError(
-                f"reward {name!r} in {place(target)} is a class without __call__(self, request)."
-            )
-        # Without self, which an instance binds.
-        judge = partial(cast(Any, target).__call__, None)
-    first, *rest = _parameters(judge) or (None,)
-    takes_request = first is not None and first.kind in (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    )
-    # A class takes its parameters when it is set up.
-    named = _parameters(target) if inspect.isclass(target) else rest
-    unwanted = rest if inspect.isclass(target) else []
-    if (
-        not takes_request
-        or unwanted
-        or any(p.kind is not inspect.Parameter.KEYWORD_ONLY for p in named)
-    ):
-        expected = (
-            "__init__(self, *, <named params>) and __call__(self, request)"
-            if inspect.isclass(target)
-            else "(request, *, <named params>). Put a * after the first argument"
-        )
-        signatures = [str(inspect.signature(f)) for f in dict.fromkeys((target, judge))]
-        raise RewardError(
-            f"reward {name!r} in {place(target)} has the signature {' and '.join(signatures)}; "
-            f"expected {expected}."
-        )
-
-
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     return list(inspect.signature(function).parameters.values())
-
-
-def _declared(target: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The parameters that a configuration may give."""
-    return _parameters(target)[0 if inspect.isclass(target) else 1 :]

@@ -29,7 +29,7 @@ from rlstack.errors import (
     ConfigError,
     DataError,
     PlacementError,
-    RewardError,
+    RegistrationError,
     WeightSyncError,
     WorkerError,
 )
@@ -53,7 +53,7 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 USER_ERRORS = (
     ConfigError,
     DataError,
-    RewardError,
+    RegistrationError,
     PlacementError,
     CheckpointError,
     WeightSyncError,

@@ -13,8 +13,16 @@ class DataError(ValueError):
     """A dataset file or row cannot be used; the message names `file:line`."""
 
 
-class RewardError(ValueError):
+class RegistrationError(ValueError):
+    """What is registered by name is unknown, cannot be loaded, or has wrong parameters."""
+
+
+class RewardError(RegistrationError):
     """A reward or reward plugin is unknown, cannot be loaded, or has wrong parameters."""
+
+
+class EnvironmentSetupError(RegistrationError):
+    """An environment or its plugin is unknown, cannot be loaded, or has wrong parameters."""
 
 
 class CheckpointError(RuntimeError):

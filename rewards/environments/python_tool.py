@@ -10,7 +10,7 @@ from rewards.environments.registry import register_environment
 from rewards.environments.tool_calls import CallStyle, MalformedCall, ToolCall, find_calls
 from rewards.sandbox.job import Job, Limits, Mode, Outcome, SandboxSettings
 from rewards.sandbox.sandbox import Sandbox, SandboxDiedError
-from rlstack.errors import RewardError
+from rlstack.errors import EnvironmentSetupError
 from rlstack.types import Task, Turn
 
 MAX_CALLS = 4
@@ -51,10 +51,11 @@ class PythonTool:
         time_limit_s: seconds of wall clock for each program. memory_mib: of each of its processes.
 
         Raises:
-            RewardError: if the machine lacks what `mode` needs, or `calls` cannot name the tools.
+            EnvironmentSetupError: if `calls` cannot name the tools.
+            RewardError: if the machine lacks what `mode` needs.
         """
         if calls == "fenced" and tools != ("python",):
-            raise RewardError(
+            raise EnvironmentSetupError(
                 "environment 'python_tool': calls=fenced knows no tool but python. Set "
                 "tools=[python], or calls=json."
             )

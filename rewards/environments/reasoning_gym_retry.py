@@ -8,7 +8,7 @@ from pydantic import Field
 from rewards.environments.registry import register_environment
 from rewards.shipped.extraction import last_match
 from rewards.shipped.reasoning_gym_task import METADATA_KEY, verifier
-from rlstack.errors import RewardError
+from rlstack.errors import DataError
 from rlstack.types import Task, Turn
 
 FULL_MARK = 1.0 - 1e-6
@@ -44,10 +44,11 @@ class ReasoningGymRetry:
         """Begin; the prompt says it all.
 
         Raises:
-            RewardError: if the row does not come from reasoning-gym, or its task is unknown.
+            DataError: if the row does not come from reasoning-gym.
+            RewardError: if its task is unknown.
         """
         if METADATA_KEY not in task.metadata:
-            raise RewardError(
+            raise DataError(
                 f"the row (data source {task.data_source!r}) has no metadata[{METADATA_KEY!r}]. "
                 "This environment needs rows of a source with type=reasoning_gym."
             )

@@ -7,8 +7,11 @@ An environment is a plain class; one instance plays one episode:
     step(self, action) -> Turn                  the answer to what the policy wrote
     close(self)                                 optional: the episode is over
 
-`reset` and `step` may be async. Given the task and the actions an environment should answer the
-same again: if its process ends because of another episode, the actions are played to a new one.
+The methods may be async. If `step` is, the episodes of a process are played at once, in one event
+loop; otherwise one step is taken after the other.
+
+Given the task and the actions an environment should answer the same again: if its process ends
+because of another episode, the actions are played to a new one.
 
 It knows nothing of tokens, processes or time-outs, and can be played by hand.
 """
@@ -16,13 +19,10 @@ It knows nothing of tokens, processes or time-outs, and can be played by hand.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import partial
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
-from rewards.parameters import check_installed, checked_parameters, origin, place
-from rewards.sources import import_plugin, installed, load_installed
-from rlstack.errors import RewardError
+from rlstack.errors import EnvironmentSetupError
+from rlstack.registry import Registration, Registry
 from rlstack.types import Task, Turn
 
 BUILTIN = "rewards.environments.builtin"
@@ -41,27 +41,34 @@ class Environment(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class EnvironmentInfo:
+class EnvironmentInfo(Registration):
     """A registered environment."""
 
-    name: str
-    target: type[Any]
-    requires: tuple[str, ...]
-
     @property
-    def place(self) -> str:
-        """`file:line` of its definition."""
-        return place(self.target)
+    def concurrent(self) -> bool:
+        """Whether steps of many episodes may be under way at once in a process: `step` is async."""
+        return inspect.iscoroutinefunction(getattr(self.target, "step", None))
 
-    @property
-    def signature(self) -> inspect.Signature:
-        """Its parameters; a class without an __init__ of its own takes nothing."""
-        return inspect.signature(self.target)
+    def check_signature(self) -> None:
+        """Check that the target is a class with the methods of an environment.
 
-    @property
-    def summary(self) -> str:
-        """First line of its documentation, or nothing."""
-        return (inspect.getdoc(self.target) or "").partition("\n")[0]
+        Raises:
+            EnvironmentSetupError: if it is not.
+        """
+        where = f"environment {self.name!r} in {self.location}"
+        if not self.name:
+            raise EnvironmentSetupError(f"{where} has no name. Give it one.")
+        for method, argument in (("reset", "task"), ("step", "action")):
+            function = getattr(self.target, method, None)
+            parameters = inspect.signature(function).parameters if callable(function) else ()
+            if len(parameters) != 2:
+                raise EnvironmentSetupError(f"{where} needs a method {method}(self, {argument}).")
+        signature = inspect.signature(self.target)
+        if any(p.kind is not p.KEYWORD_ONLY for p in signature.parameters.values()):
+            raise EnvironmentSetupError(
+                f"{where} has the signature {signature}; expected "
+                "__init__(self, *, <named params>). Put a * after self."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +82,15 @@ class EnvironmentSpec:
 
 _Class = TypeVar("_Class", bound=type[Any])
 
-# Filled while modules are imported, only read afterwards; each process fills its own.
-_registry: dict[str, EnvironmentInfo] = {}
+ENVIRONMENTS = Registry(
+    EnvironmentInfo,
+    noun="environment",
+    error=EnvironmentSetupError,
+    decorator="register_environment",
+    plugins_key="reward.plugins",
+    entry_point_group="rlstack.environments",
+)
+"""Every environment of this process."""
 
 
 def register_environment(
@@ -87,130 +101,70 @@ def register_environment(
     requires: importable names of optional packages; they are checked before anything starts.
 
     Raises:
-        RewardError: if the name is taken by another class, or the class is no environment.
+        EnvironmentSetupError: if the name is taken, or the class is no environment.
     """
 
     def decorate(target: _Class) -> _Class:
-        _check_class(name, target)
-        known = _registry.get(name)
-        if known is not None and origin(known.target) != origin(target):
-            raise RewardError(
-                f"environment {name!r} is registered twice: {known.place} and {place(target)}. "
-                "Rename one of them."
-            )
-        _registry[name] = EnvironmentInfo(name, target, requires)
+        ENVIRONMENTS.register(EnvironmentInfo(name, target, requires))
         return target
 
     return decorate
-
-
-def registered_names() -> tuple[str, ...]:
-    """All names registered so far, sorted."""
-    return tuple(sorted(_registry))
 
 
 def load_environment(spec: EnvironmentSpec) -> Callable[[], Environment]:
     """What makes one environment of `spec` per call; plugins are imported, parameters checked.
 
     Raises:
-        RewardError: if a plugin, the environment or a parameter is wrong.
+        EnvironmentSetupError: if a plugin, the environment or a parameter is wrong.
     """
     register_environments(spec.plugins)
-    return bind(spec.name, spec.params)
+    return ENVIRONMENTS.bind(spec.name, spec.params)
 
 
 def register_environments(plugins: Sequence[str] = ()) -> None:
     """Register the shipped environments and those of `plugins`, modules or .py files.
 
     Raises:
-        RewardError: if one of them cannot be imported.
+        EnvironmentSetupError: if one of them cannot be imported.
     """
     for plugin in (BUILTIN, *plugins):
-        import_plugin(plugin)
-
-
-def info(name: str) -> EnvironmentInfo:
-    """The environment called `name`; one that an installed package declares is imported first.
-
-    Raises:
-        RewardError: if the environment is unknown or its package cannot be imported.
-    """
-    if name not in _registry and name in installed("environment"):
-        found = load_installed("environment", name)
-        # Its module may have registered it; a plain class has not.
-        if name not in _registry and inspect.isclass(found):
-            register_environment(name)(found)
-        if name not in _registry:
-            raise RewardError(
-                f"environment {name!r}: {installed('environment')[name].value!r} registers no "
-                f"environment of that name. It needs @register_environment({name!r}) there."
-            )
-    if name in _registry:
-        return _registry[name]
-    known = sorted({*_registry, *installed("environment")})
-    close = get_close_matches(name, known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise RewardError(
-        f"environment {name!r} is unknown.{hint} Known: {', '.join(known)}. "
-        "One of your own needs its module or file in reward.plugins."
-    )
-
-
-def bind(name: str, params: Mapping[str, Any]) -> Callable[[], Environment]:
-    """What makes environments called `name` with checked `params`.
-
-    Raises:
-        RewardError: if it is unknown, a package it needs is not installed, or a parameter is
-            unknown, missing or of the wrong type.
-    """
-    entry = info(name)
-    subject = f"environment {name!r}"
-    check_installed(subject, entry.requires)
-    declared = list(entry.signature.parameters.values())
-    hinted = cast(Any, entry.target).__init__
-    return partial(entry.target, **checked_parameters(subject, hinted, declared, params))
+        ENVIRONMENTS.load_plugin(plugin)
 
 
 def build(name: str, params: Mapping[str, Any]) -> Environment:
     """One environment, to be played by hand or in a test; shipped ones are registered first.
 
     Raises:
-        RewardError: as `bind`; making one may raise anything.
+        EnvironmentSetupError: as `load_environment`; making one may raise anything.
     """
     register_environments()
-    return bind(name, params)()
+    return ENVIRONMENTS.build(name, params)
 
 
-def _check_class(name: str, target: type[Any]) -> None:
-    where = f"environment {name!r} in {place(target)}"
-    if not name:
-        raise RewardError(f"{where} has no name. Give it one.")
-    for method, argument in (("reset", "task"), ("step", "action")):
-        function = getattr(target, method, None)
-        parameters = list(inspect.signature(function).parameters) if callable(function) else []
-        if len(parameters) != 2:
-            raise RewardError(f"{where} needs a method {method}(self, {argument}).")
-    for param in inspect.signature(target).parameters.values():
-        if param.kind is not inspect.Parameter.KEYWORD_ONLY:
-            raise RewardError(
-                f"{where} has the signature {inspect.signature(target)}; expected "
-                "__init__(self, *, <named params>). Put a * after self."
-            )
+def checked_observation(answer: object) -> str | None:
+    """What `reset` returned, if it is an observation or None.
+
+    Raises:
+        TypeError: if it is something else.
+    """
+    if answer is None or isinstance(answer, str):
+        return answer
+    raise TypeError(f"reset returned {type(answer).__name__}; expected text or None")
 
 
 def checked_turn(answer: object) -> Turn:
     """What `step` returned, if it is a turn.
 
     Raises:
-        RewardError: saying what is wrong with it.
+        TypeError, ValueError: saying what is wrong with it.
     """
     if not isinstance(answer, Turn):
-        raise RewardError(f"step returned {type(answer).__name__}; expected a rlstack.types.Turn")
+        raise TypeError(f"step returned {type(answer).__name__}; expected a rlstack.types.Turn")
     if not isinstance(answer.observation, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise RewardError("Turn.observation is no text; expected str")
+        raise TypeError("Turn.observation is no text; expected str")
     reward: Any = answer.reward
     if isinstance(reward, bool) or not isinstance(reward, int | float):
-        raise RewardError(f"Turn.reward is {reward!r}; expected a number")
+        raise TypeError(f"Turn.reward is {reward!r}; expected a number")
     if not -float("inf") < reward < float("inf"):
-        raise RewardError(f"Turn.reward is {reward}; expected a finite number")
+        raise ValueError(f"Turn.reward is {reward}; expected a finite number")
     return answer

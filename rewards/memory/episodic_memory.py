@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from rewards.memory.text_embedding import NearestIndex, embed, hashed_ngrams
+from rewards.references import import_function
 from rewards.registry import build, register
-from rewards.sources import import_function
 from rlstack.algorithms.episodic_memory import EpisodicMemory, empty_memory, insert, score
 from rlstack.types import RewardRequest, Score
 

@@ -8,8 +8,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+from rewards.references import import_function, import_object
 from rewards.registry import RewardResult, register
-from rewards.sources import import_function, import_object
 from rlstack.errors import RewardError
 from rlstack.types import RewardRequest, Score
 

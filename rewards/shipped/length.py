@@ -5,7 +5,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Field
 
-from rewards.registry import Reward, build, info, register
+from rewards.registry import REWARDS, Reward, build, register
 from rlstack.algorithms.shaping import cosine_length as along_cosine
 from rlstack.errors import RewardError
 from rlstack.types import RewardRequest, Score
@@ -15,7 +15,7 @@ def _build(correct: Any) -> Reward:
     if callable(correct):
         return cast(Reward, correct)
     if isinstance(correct, str):
-        found = info(correct)
+        found = REWARDS.info(correct)
         if found.batched or isclass(found.target) or iscoroutinefunction(found.target):
             raise ValueError(f"{correct!r} is batched, async or a class; expected a plain function")
         return build(correct, {})

@@ -23,7 +23,7 @@ from rlstack.types import Prompt
 from workers.environments.pool import EnvironmentPool
 from workers.groups.engines import EngineGroup
 from workers.groups.episodes import EpisodeEngines
-from workers.groups.served_models import ServedModels, reward_model_role
+from workers.groups.model_scorer import ModelGroupScorer, reward_model_role
 from workers.launch.launch import WorkerGroups, launch
 from workers.scoring.pool import ScorerPool
 
@@ -122,7 +122,7 @@ def _serve_reward_models(scorer: ScorerPool, roles: WorkerGroups, config: Reward
     """Let the component `reward_model` be judged by the models that were launched, if any."""
     if config.model is not None:
         assert roles.reward_models is not None
-        scorer.serve(ServedModels(roles.reward_models, config.model))
+        scorer.serve(ModelGroupScorer(roles.reward_models, config.model))
 
 
 @contextmanager

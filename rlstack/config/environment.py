@@ -23,7 +23,7 @@ class EnvironmentConfig(Frozen):
     timeout_s: float = Field(gt=0)
     """Longest the environment may take for one turn; then the rollout has no reward."""
     num_workers: int = Field(ge=1)
-    """Processes; each answers one turn at a time, of many episodes."""
+    """Processes; each answers one turn at a time, of many episodes, or all at once if async."""
 
 
 def environment_problems(

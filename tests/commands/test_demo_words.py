@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rewards.composed_reward import Component
+from rewards.combination import Component
 from rewards.load import RewardSpec, load_reward
 from rlstack.commands import demo_words
 from rlstack.commands.demo_words import LABEL_NOISE, WORDS, draw_response, true_reward, write_data

@@ -8,7 +8,7 @@ import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from rewards.environments.registry import bind, register_environments
+from rewards.environments.registry import EnvironmentSpec, load_environment
 from rlstack.config.algorithm import GSPOLoss, PPOClipLoss
 from rlstack.config.load import dump, parse
 from rlstack.config.pipeline import PipelineConfig, register_stage_references
@@ -96,8 +96,8 @@ def test_every_environment_parses_and_exists(command: str, name: str) -> None:
     config = parse(SCHEMAS[command], composed(command, *overrides))
     assert isinstance(config, RLConfig | EvalConfig)
     assert config.environment is not None
-    register_environments()
-    bind(config.environment.name, config.environment.params)
+    environment = config.environment
+    load_environment(EnvironmentSpec(name=environment.name, params=environment.params))
 
 
 def test_without_an_environment_there_is_none() -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from rewards.composed_reward import Component
+from rewards.combination import Component
+from rewards.environments.registry import ENVIRONMENTS
 from rewards.load import RewardSpec, load_reward
-from rewards.sources import ENTRY_POINT_GROUPS
+from rewards.registry import REWARDS
 from rlstack.commands.command_line import resume_target
 from rlstack.commands.merge import chosen_method, parser
 from rlstack.commands.pipeline import prepare
@@ -185,7 +186,7 @@ def test_every_reward_recipe_is_named() -> None:
 def test_the_entry_point_groups_are_those_that_are_read() -> None:
     (text,) = (text for page in PAGES for text in page.of_kind("toml"))
     groups = list(tomllib.loads(text)["project"]["entry-points"])
-    assert groups == list(ENTRY_POINT_GROUPS.values())
+    assert groups == [REWARDS.entry_point_group, ENVIRONMENTS.entry_point_group]
 
 
 def test_every_command_is_named_in_the_readme() -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from rewards import builtin  # noqa: F401  (registers the shipped rewards)
-from rewards.composed_reward import Component, compose
+from rewards.combination import Component
+from rewards.composed_reward import compose
 from rewards.registry import register
 from rlstack.errors import RewardError
 from rlstack.types import RewardRequest, Score, TurnRecord

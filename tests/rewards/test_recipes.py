@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from rewards.composed_reward import Component
+from rewards.combination import Component
 from rewards.load import RewardSpec, load_reward
 from rewards.registry import ROW, build
 from rlstack.config.reward import RewardConfig

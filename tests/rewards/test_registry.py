@@ -10,7 +10,7 @@ import pytest
 from pydantic import Field
 
 from rewards import builtin  # noqa: F401  (registers the shipped rewards)
-from rewards.registry import build, load_plugin, register, registered_names, required_modules
+from rewards.registry import REWARDS, build, register
 from rlstack.errors import RewardError
 from rlstack.types import RewardRequest
 
@@ -39,8 +39,8 @@ def test_build_binds_parameters_and_leaves_defaults() -> None:
 
 def test_shipped_rewards_are_registered_by_importing_builtin() -> None:
     shipped = {"exact_match", "format", "math_answer", "overlong", "reasoning_gym"}
-    assert shipped <= set(registered_names())
-    assert required_modules("math_answer") == ("math_verify",)
+    assert shipped <= set(REWARDS.registered_names())
+    assert REWARDS.info("math_answer").requires == ("math_verify",)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_signatures_that_cannot_be_bound_are_refused() -> None:
     for function in (no_request, positional, anything):
         with pytest.raises(RewardError, match=r"expected \(request, \*, <named params>\)"):
             register("test_bad_signature")(function)
-    assert "test_bad_signature" not in registered_names()
+    assert "test_bad_signature" not in REWARDS.registered_names()
 
 
 PLUGIN = """
@@ -138,8 +138,8 @@ def reward(request: RewardRequest, *, bonus: float = 0.0) -> float:
 def test_plugin_file(tmp_path: Path) -> None:
     plugin = tmp_path / "my_rewards.py"
     plugin.write_text(PLUGIN.format(name="test_from_file"))
-    load_plugin(str(plugin))
-    load_plugin(str(plugin))
+    REWARDS.load_plugin(str(plugin))
+    REWARDS.load_plugin(str(plugin))
     assert build("test_from_file", {"bonus": 0.5})(REQUEST) == 4.5
 
 
@@ -148,8 +148,8 @@ def test_plugin_file_relative_to_the_current_folder(
 ) -> None:
     (tmp_path / "relative.py").write_text(PLUGIN.format(name="test_relative"))
     monkeypatch.chdir(tmp_path)
-    load_plugin("relative.py")
-    assert "test_relative" in registered_names()
+    REWARDS.load_plugin("relative.py")
+    assert "test_relative" in REWARDS.registered_names()
 
 
 def test_plugin_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_plugin_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (package / "__init__.py").touch()
     (package / "lengths.py").write_text(PLUGIN.format(name="test_from_module"))
     monkeypatch.syspath_prepend(str(tmp_path))
-    load_plugin("team_rewards.lengths")
+    REWARDS.load_plugin("team_rewards.lengths")
     assert build("test_from_module", {})(REQUEST) == 4
 
 
@@ -166,9 +166,9 @@ def test_two_plugins_may_share_a_file_name_but_not_a_reward_name(tmp_path: Path)
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "same.py").write_text(PLUGIN.format(name="test_contested"))
-    load_plugin(str(tmp_path / "a/same.py"))
+    REWARDS.load_plugin(str(tmp_path / "a/same.py"))
     with pytest.raises(RewardError, match=r"a/same\.py:\d+ and .*b/same\.py:\d+\. Rename"):
-        load_plugin(str(tmp_path / "b/same.py"))
+        REWARDS.load_plugin(str(tmp_path / "b/same.py"))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_plugin_that_fails_is_named_with_the_cause(
     plugin.write_text(source)
     for _ in range(2):  # a failed import leaves nothing behind that would make the next one pass
         with pytest.raises(RewardError, match=rf"reward plugin '.*broken\.py' cannot .*{cause}"):
-            load_plugin(str(plugin))
+            REWARDS.load_plugin(str(plugin))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_plugin_that_fails_is_named_with_the_cause(
 )
 def test_a_plugin_that_is_absent(plugin: str, cause: str) -> None:
     with pytest.raises(RewardError, match=f"{plugin}.*{cause}"):
-        load_plugin(plugin)
+        REWARDS.load_plugin(plugin)
 
 
 def test_rewards_import_without_heavy_packages() -> None:
@@ -227,7 +227,7 @@ def test_classes_that_cannot_be_bound_are_refused() -> None:
     for kind in (PositionalInit, CallWithMore):
         with pytest.raises(RewardError, match=r"expected __init__\(self, \*, <named params>\) and"):
             register("test_bad_class")(kind)
-    assert "test_bad_class" not in registered_names()
+    assert "test_bad_class" not in REWARDS.registered_names()
 
 
 def test_the_parameters_of_a_class_are_those_of_its_init() -> None:
@@ -249,14 +249,13 @@ def test_the_parameters_of_a_class_are_those_of_its_init() -> None:
 INSTALLED = """
 import sys
 sys.path.insert(0, {site!r})
-from rewards.registry import build, info, registered_names
-from rewards.sources import installed
+from rewards.registry import REWARDS, build
 from rlstack.errors import RewardError
 from rlstack.types import RewardRequest
-print(sorted(installed("reward")), "team.rewards" in sys.modules)
+print(sorted(REWARDS.installed), "team.rewards" in sys.modules)
 request = RewardRequest(prompt="", response="four")
 print(build("team_registered", {{"bonus": 1}})(request), build("team_plain", {{}})(request))
-print(info("team_plain").summary)
+print(REWARDS.info("team_plain").summary)
 for name in ("team_broken", "team_empty", "team_plane"):
     try:
         build(name, {{}})

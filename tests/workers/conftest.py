@@ -202,7 +202,12 @@ async def generate(roles: WorkerGroups, requests: list[GenerationRequest]) -> di
 
 
 def environment_pool(
-    name: str, params: dict[str, Any], *, plugins: tuple[str, ...] = (), timeout_s: float = 10.0
+    name: str,
+    params: dict[str, Any],
+    *,
+    plugins: tuple[str, ...] = (),
+    timeout_s: float = 10.0,
+    num_workers: int = 2,
 ) -> EnvironmentPool:
     config = EnvironmentConfig(
         name=name,
@@ -210,7 +215,7 @@ def environment_pool(
         max_turns=5,
         max_observation_tokens=64,
         timeout_s=timeout_s,
-        num_workers=2,
+        num_workers=num_workers,
     )
     reward = RewardConfig(
         components=(RewardComponent(name="environment"),),

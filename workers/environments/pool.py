@@ -1,20 +1,31 @@
 """Processes that play environments: isolated, with time-outs, replaced when they die."""
 
-import asyncio
 import itertools
 import pickle
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import cast
 
-from rewards.environments.registry import EnvironmentSpec, load_environment
+from rewards.environments.registry import ENVIRONMENTS, EnvironmentSpec, load_environment
 from rlstack.config.environment import EnvironmentConfig
 from rlstack.config.reward import RewardConfig
-from rlstack.errors import EpisodeError, EpisodeTimeoutError, WorkerError
+from rlstack.errors import EpisodeError, EpisodeTimeoutError
 from rlstack.types import Task, Turn
-from workers.environments.connection import EnvironmentProcess
+from workers.children.dispatcher import Dispatcher
+from workers.children.messages import Cancelled, Died, Setup, TimedOut
+from workers.children.queue import ChildTask, TaskQueue
+from workers.environments.messages import (
+    BeginEpisode,
+    EndEpisode,
+    EpisodeRequest,
+    TakeStep,
+    UnknownEpisode,
+)
+
+
+class _ProcessReplacedError(Exception):
+    """The process that held an episode's environment has ended."""
 
 
 @dataclass(slots=True, eq=False)
@@ -23,16 +34,19 @@ class PlayedEpisode:
 
     number: int
     task: Task
-    seat: int
-    """Which process plays it."""
-    process: EnvironmentProcess | None = None
-    """The one that holds its environment; another one takes its place when it dies."""
+    process: int
+    """Which of the pool's processes, or those that stand for it, plays it."""
     observation: str | None = None
     turns: list[tuple[str, Turn]] = field(default_factory=list[tuple[str, Turn]])
+    alone: bool = False
+    """It was under way beside others in a process that ended, and may be to blame."""
 
 
 class EnvironmentPool:
-    """Environments in `config.num_workers` processes; each answers one turn at a time.
+    """Environments in `config.num_workers` processes, each of which plays many episodes.
+
+    A process answers one turn at a time, unless the environment's `step` is async: then turns of
+    all its episodes are under way at once.
 
     A turn that hangs or ends its process costs its own episode. The other episodes of that process
     are played again, in the one that replaces it, up to where they were.
@@ -44,21 +58,31 @@ class EnvironmentPool:
         """Start the processes and check the configuration; plugins and memory are the reward's.
 
         Raises:
-            RewardError: if a plugin, the environment or a parameter is wrong.
+            EnvironmentSetupError: if a plugin, the environment or a parameter is wrong.
         """
-        self._spec = EnvironmentSpec(name=config.name, params=config.params, plugins=reward.plugins)
-        load_environment(self._spec)
+        spec = EnvironmentSpec(name=config.name, params=config.params, plugins=reward.plugins)
+        load_environment(spec)
         self._timeout_s = config.timeout_s
-        self._memory_bytes = int(reward.memory_gib * 2**30)
-        self._directory = Path.cwd()
-        self._numbers = itertools.count()
-        self._lock = threading.Lock()
-        self._closed = False
-        self._processes = [self._start_process() for _ in range(config.num_workers)]
-        # One thread per process: it is asked one thing at a time, in the order of the questions.
-        self._threads = [
-            ThreadPoolExecutor(1, thread_name_prefix="environment") for _ in self._processes
+        setup = Setup(
+            spec,
+            memory_bytes=int(reward.memory_gib * 2**30),
+            concurrent=ENVIRONMENTS.info(config.name).concurrent,
+            longest_timeout_s=config.timeout_s,
+        )
+        # One for each process: it remembers its episodes.
+        self._queues = [
+            TaskQueue(
+                "workers.environments.process", setup, 1, max_under_way=sys.maxsize, stateful=True
+            )
+            for _ in range(config.num_workers)
         ]
+        self._dispatcher = Dispatcher(
+            self._queues,
+            process_name="an environment process",
+            closed="the environments were closed while an episode was under way",
+        )
+        self._episodes = itertools.count()
+        self._requests = itertools.count()
 
     async def ready(self) -> None:
         """Wait until every process can play.
@@ -66,13 +90,7 @@ class EnvironmentPool:
         Raises:
             WorkerError: if one cannot start; the message says why.
         """
-        loop = asyncio.get_running_loop()
-        await asyncio.gather(
-            *(
-                loop.run_in_executor(threads, process.wait_ready)
-                for threads, process in zip(self._threads, self._processes, strict=True)
-            )
-        )
+        await self._dispatcher.ready()
 
     async def begin(self, task: Task) -> PlayedEpisode:
         """A new episode; `observation` is the first one, if there is any.
@@ -81,9 +99,10 @@ class EnvironmentPool:
             EpisodeError: if the environment failed or took too long.
             WorkerError: if no process can be started, or the pool was closed.
         """
-        number = next(self._numbers)
-        episode = PlayedEpisode(number=number, task=task, seat=number % len(self._processes))
-        await self._in_its_thread(episode, self._begin, episode)
+        number = next(self._episodes)
+        episode = PlayedEpisode(number, task, process=number % len(self._queues))
+        episode.observation = await self._begin(episode)
+        episode.alone = False
         return episode
 
     async def step(self, episode: PlayedEpisode, action: str) -> Turn:
@@ -92,9 +111,18 @@ class EnvironmentPool:
         Raises:
             EpisodeError, WorkerError: as `begin`.
         """
-        turn: Turn = await self._in_its_thread(episode, self._step, episode, action)
-        episode.turns.append((action, turn))
-        return turn
+        lost = False
+        while True:
+            try:
+                if lost:
+                    await self._play_again(episode)
+                turn = await self._step(episode, action)
+            except _ProcessReplacedError:
+                lost = True
+                continue
+            episode.alone = False
+            episode.turns.append((action, turn))
+            return turn
 
     async def end(self, episode: PlayedEpisode) -> None:
         """Forget the episode.
@@ -102,98 +130,53 @@ class EnvironmentPool:
         Raises:
             EpisodeError, WorkerError: as `begin`.
         """
-        await self._in_its_thread(episode, self._end, episode)
+        with suppress(_ProcessReplacedError):  # its environment ended with it
+            await self._ask(episode, EndEpisode(episode.number))
 
     def close(self) -> None:
         """End all processes at once; turns under way raise WorkerError."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            for process in self._processes:
-                process.kill()
-        for threads in self._threads:
-            threads.shutdown(cancel_futures=True)
-        for process in self._processes:
-            process.release()
+        self._dispatcher.close()
 
-    async def _in_its_thread(self, episode: PlayedEpisode, function: Any, *arguments: Any) -> Any:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads[episode.seat], function, *arguments)
-
-    # --- in the thread of a process
-
-    def _begin(self, episode: PlayedEpisode) -> None:
-        process = self._living(episode.seat)
-        episode.observation = self._ask(process, episode, episode.task)
-        episode.process = process
-
-    def _step(self, episode: PlayedEpisode, action: str) -> Turn:
-        process = self._living(episode.seat)
-        if process is not episode.process:
-            self._play_again(process, episode)
-        return self._ask(process, episode, action)
-
-    def _end(self, episode: PlayedEpisode) -> None:
-        process = self._processes[episode.seat]
-        if process is episode.process and not process.has_died():
-            self._ask(process, episode, None)
-
-    def _play_again(self, process: EnvironmentProcess, episode: PlayedEpisode) -> None:
-        """Bring an episode to where it was when its process died because of another one."""
-        observation = self._ask(process, episode, episode.task)
-        answers = [self._ask(process, episode, action) for action, _ in episode.turns]
+    async def _play_again(self, episode: PlayedEpisode) -> None:
+        """Bring an episode to where it was when its process ended because of another one."""
+        observation = await self._begin(episode)
+        answers = [await self._step(episode, action) for action, _ in episode.turns]
         if observation != episode.observation or answers != [turn for _, turn in episode.turns]:
             raise EpisodeError(
                 "its process ended because of another episode, and played again it answered "
                 "otherwise; draw what is random from Task.seed"
             )
-        episode.process = process
 
-    def _ask(
-        self, process: EnvironmentProcess, episode: PlayedEpisode, message: Task | str | None
-    ) -> Any:
+    async def _begin(self, episode: PlayedEpisode) -> str | None:
+        request = BeginEpisode(episode.number, episode.task)
+        return cast(str | None, await self._ask(episode, request))
+
+    async def _step(self, episode: PlayedEpisode, action: str) -> Turn:
+        return cast(Turn, await self._ask(episode, TakeStep(episode.number, action)))
+
+    async def _ask(self, episode: PlayedEpisode, request: EpisodeRequest) -> object:
         try:
-            text = pickle.dumps(message)
+            content = pickle.dumps(request)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise EpisodeError(f"the row cannot be sent to a process: {error}") from None
-        try:
-            reply: Any = process.ask(episode.number, text, timeout_s=self._timeout_s)
-        except TimeoutError:
-            self._replace(episode.seat)
-            raise EpisodeTimeoutError(f"no answer after {self._timeout_s:g} s") from None
-        except (EOFError, ConnectionError):
-            self._replace(episode.seat)
-            code = process.exit_code
-            raise EpisodeError(f"its process died with exit code {code}") from None
-        if isinstance(reply, EpisodeError):
-            raise reply
-        return reply
-
-    def _living(self, seat: int) -> EnvironmentProcess:
-        self._check_open()
-        process = self._processes[seat]
-        if process.has_died():
-            process = self._replace(seat)
-        process.wait_ready()
-        return process
-
-    def _replace(self, seat: int) -> EnvironmentProcess:
-        with self._lock:
-            self._check_open()
-            self._processes[seat].kill()
-            self._processes[seat].release()
-            self._processes[seat] = self._start_process()
-            return self._processes[seat]
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise WorkerError("the environments were closed while an episode was under way")
-
-    def _start_process(self) -> EnvironmentProcess:
-        return EnvironmentProcess(
-            self._spec,
+        task = ChildTask(
+            number=next(self._requests),
+            content=content,
             timeout_s=self._timeout_s,
-            memory_bytes=self._memory_bytes,
-            directory=self._directory,
+            alone=episode.alone,
         )
+        result = await self._dispatcher.submit(self._queues[episode.process], task)
+        episode.alone = task.alone
+        match result:
+            case UnknownEpisode():
+                raise _ProcessReplacedError
+            case TimedOut(timeout_s):
+                raise EpisodeTimeoutError(f"no answer after {timeout_s:g} s")
+            case Died(exit_code):
+                raise EpisodeError(f"its process died with exit code {exit_code}")
+            case Cancelled():
+                raise EpisodeError("the environment was cancelled")
+            case EpisodeError():
+                raise result
+            case _:
+                return result

@@ -1,116 +1,104 @@
-"""The program of one environment process: plays many episodes, one turn at a time.
+"""The program of one environment process: plays many episodes.
 
-Started by `workers.environments.pool` as `python -m workers.environments.process FD`, as
-`workers.scoring.process` is; it must stay as light to start.
-
-Protocol, every message pickled: an `EnvironmentSpec`, the time-out of a turn in seconds and
-a memory limit in bytes come in; None (ready) or a text (why it cannot start) goes out. Then,
-until None or the end of file: an episode's number and one of
-
-    Task    begin the episode; its first observation (text or None) goes out
-    str     an action; the `Turn` that answers it goes out
-    None    the episode is over; nothing goes out
-
-or an `EpisodeError` instead, after which the process lives on.
+Started by `workers.environments.pool` as `python -m workers.environments.process FD`, FD being its
+end of a socket pair. Steps of synchronous environments are taken one after the other, those of
+concurrent ones as they come.
 """
 
 import asyncio
-import inspect
-import os
-import pickle
-import resource
-import signal
-import sys
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine
+from inspect import isawaitable
 from typing import Any
 
 from rewards.environments.registry import (
     Environment,
     EnvironmentSpec,
+    checked_observation,
     checked_turn,
     load_environment,
 )
-from rlstack.errors import EpisodeError, RewardError
-from rlstack.types import Task, Turn
-
-# The parent enforces the time-out. This is for the parent that is no longer there.
-_ORPHAN_GRACE_S = 5.0
-
-
-def main() -> None:
-    """Serve until the parent closes the connection or is gone."""
-    # What an environment prints must not mix with the standard output of the command.
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    descriptor = int(sys.argv[1])
-    os.set_inheritable(descriptor, False)
-    with Connection(descriptor) as connection, suppress(EOFError, ConnectionError):
-        _serve(connection)
+from rlstack.errors import EpisodeError
+from workers.children.program import CannotStartError, run_program
+from workers.environments.messages import (
+    BeginEpisode,
+    EpisodeRequest,
+    TakeStep,
+    UnknownEpisode,
+)
 
 
-@dataclass(slots=True)
-class _Episodes:
-    """The environments of the episodes under way, by number."""
+class EnvironmentProgram:
+    """The environments of the episodes under way; a `workers.children.program.Program`."""
 
-    make: Callable[[], Environment]
-    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
-    """One for all calls, so that an async environment may keep connections."""
-    playing: dict[int, Environment] = field(default_factory=dict[int, Environment])
+    def __init__(self, spec: EnvironmentSpec) -> None:
+        """Make one environment, so that what cannot be made is known before the first episode.
 
-    def answer(self, number: int, message: Task | str | None) -> object:
-        """What goes out for a message."""
+        Raises:
+            CannotStartError: if a plugin, the environment or a parameter is wrong.
+        """
         try:
-            if isinstance(message, Task):
-                self.playing[number] = environment = self.make()
-                return _checked_observation(self._result(environment.reset(message)))
-            if message is None:
-                close = getattr(self.playing.pop(number), "close", None)
-                return self._result(close()) if close is not None else None
-            return self._turn(self.playing[number], message)
+            self._make: Callable[[], Environment] = load_environment(spec)
+            self._make()
+        except Exception as error:
+            raise CannotStartError(f"{type(error).__name__}: {error}") from error
+        # One for all calls, so that an async environment may keep connections.
+        self._runner = asyncio.Runner()
+        self._playing: dict[int, Environment] = {}
+        self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """An episode whose step was given up may end while that step is still under way."""
+
+    def answer(self, content: EpisodeRequest) -> object:
+        """The environment's answer, or an `EpisodeError` that says what it raised."""
+        try:
+            result, check = self._call(content)
+            # Outside of an event loop unless it is async: it may run one of its own.
+            return check(self._runner.run(_awaited(result)) if isawaitable(result) else result)
         except Exception as error:  # noqa: BLE001 - whatever an environment raises is its episode's
             return EpisodeError(f"{type(error).__name__}: {error}")
 
-    def _turn(self, environment: Environment, action: str) -> Turn:
-        return checked_turn(self._result(environment.step(action)))
+    async def answer_beside_others(self, content: EpisodeRequest) -> object:
+        """As `answer`; requests about the same episode wait for each other."""
+        async with self._locks[content.episode]:
+            try:
+                result, check = self._call(content)
+                return check(await result if isawaitable(result) else result)
+            except Exception as error:  # noqa: BLE001 - as in `answer`
+                return EpisodeError(f"{type(error).__name__}: {error}")
 
-    def _result(self, result: Any) -> Any:
-        if inspect.isawaitable(result):
-            return self.loop.run_until_complete(_awaited(result))
-        return result
+    def _call(self, content: EpisodeRequest) -> tuple[Any, Callable[[Any], object]]:
+        """What the environment gives, perhaps to be awaited, and what checks that."""
+        if isinstance(content, BeginEpisode):
+            self._playing[content.episode] = environment = self._make()
+            return environment.reset(content.task), checked_observation
+        if content.episode not in self._playing:
+            self._locks.pop(content.episode, None)
+            return UnknownEpisode(), _unchecked
+        if isinstance(content, TakeStep):
+            return self._playing[content.episode].step(content.action), checked_turn
+        environment = self._playing.pop(content.episode)
+        self._locks.pop(content.episode, None)
+        close: Callable[[], Any] | None = getattr(environment, "close", None)
+        return (None if close is None else close()), _nothing
+
+    def run(self, main: Coroutine[Any, Any, None]) -> None:
+        """Run the event loop of the environments."""
+        self._runner.run(main)
+
+    def close(self) -> None:
+        """Leave what is under way; nobody waits for it."""
 
 
-async def _awaited(result: Any) -> Any:
+async def _awaited(result: Awaitable[Any]) -> Any:
     return await result
 
 
-def _checked_observation(observation: object) -> str | None:
-    if observation is None or isinstance(observation, str):
-        return observation
-    raise RewardError(f"reset returned {type(observation).__name__}; expected text or None")
+def _unchecked(result: object) -> object:
+    return result
 
 
-def _serve(connection: "Connection[Any, Any]") -> None:
-    spec, timeout_s, memory_bytes = connection.recv()
-    assert isinstance(spec, EnvironmentSpec)
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    try:
-        make = load_environment(spec)
-        make()  # what cannot be set up is known before the first episode
-    except Exception as error:  # noqa: BLE001 - the parent raises it
-        connection.send(f"{type(error).__name__}: {error}")
-        return
-    connection.send(None)
-    episodes = _Episodes(make)
-    while (number := connection.recv()) is not None:
-        message = pickle.loads(connection.recv_bytes())
-        # The default action of SIGALRM ends the process even inside C code.
-        signal.setitimer(signal.ITIMER_REAL, timeout_s + _ORPHAN_GRACE_S)
-        reply = episodes.answer(number, message)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send(reply)
+def _nothing(_: object) -> None: ...
 
 
 if __name__ == "__main__":
-    main()
+    run_program(EnvironmentProgram)

@@ -1,34 +1,28 @@
 """Processes that run the configured rewards: isolated, with time-outs, replaced when they die."""
 
 import asyncio
-import logging
 import pickle
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from itertools import count
-from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Protocol, cast
 
-from rewards.combination import RETRY_ATTEMPTS, Component, WeightSchedule, combine
+from rewards.combination import Component, WeightSchedule, combine
 from rewards.load import RewardSpec, load_reward
 from rewards.registry import REWARD_MODEL
 from rlstack.config.reward import RewardComponent, RewardConfig
-from rlstack.errors import RewardError
 from rlstack.types import RewardRequest, Score
-from workers.scoring.dispatcher import Dispatcher
-from workers.scoring.lane import Call, Lane
-from workers.scoring.messages import Setup
+from workers.scoring.processes import ScorerProcesses, reason
 
-Arrivals = Sequence["asyncio.Future[RewardRequest]"]
-_logger = logging.getLogger(__name__)
-_Verdicts = dict[str, Score]
-"""By component label."""
+PendingRequests = Sequence["asyncio.Future[RewardRequest]"]
+"""The rollouts of one prompt, some of which may still be generated."""
+_Scores = dict[str, Score]
+"""Of one rollout, by component label."""
 
 
-class GroupJudge(Protocol):
-    """Who judges the component `reward_model`: `workers.groups.served_models.ServedModels`."""
+class ModelScorer(Protocol):
+    """Who judges the component `reward_model`: `workers.groups.model_scorer.ModelGroupScorer`."""
 
     async def judge(
-        self, arrivals: Arrivals, *, applies: Callable[[RewardRequest], bool]
+        self, pending: PendingRequests, *, applies: Callable[[RewardRequest], bool]
     ) -> list[Score]: ...
 
     def state(self) -> bytes: ...
@@ -60,36 +54,19 @@ class ScorerPool:
         self._reward = reward = load_reward(self._spec)
         # Judged by the worker group that `serve` is given.
         self._served = [i for i, c in enumerate(components) if c.name == REWARD_MODEL]
-        self._models: GroupJudge | None = None
+        self._models: ModelScorer | None = None
         indices = [index for index in range(len(components)) if index not in self._served]
-        stateful = [index for index in indices if reward.is_stateful(index)]
-        others = [index for index in indices if index not in stateful]
+        self._stateful = [index for index in indices if reward.is_stateful(index)]
+        others = [index for index in indices if index not in self._stateful]
         self._batched = [index for index in others if reward.is_batched(index)]
         self._single = [index for index in others if not reward.is_batched(index)]
-        row_names = names or (None,)
-        concurrent = [i for i in others if any(reward.is_concurrent(i, row) for row in row_names)]
-        plain = [i for i in others if not all(reward.is_concurrent(i, row) for row in row_names)]
-        setup = Setup(
-            self._spec,
-            components=tuple(plain),
-            timeouts_s=tuple(c.timeout_s or config.timeout_s for c in config.components),
-            memory_bytes=int(config.memory_gib * 2**30),
-            concurrent=False,
-        )
-        self._plain = Lane(setup, config.num_workers if plain else 0, 1)
-        at_once = setup._replace(components=tuple(concurrent), concurrent=True)
-        self._concurrent = Lane(at_once, 1 if concurrent else 0, config.max_concurrent)
-        self._stateful = {
-            index: Lane(setup._replace(components=(index,)), 1, 1, stateful=True)
-            for index in stateful
-        }
         # The rewards that remember judge groups in the order in which they were asked to.
-        self._turns: dict[int, asyncio.Future[None]] = {}
-        self._numbers = count(len(components))
-        lanes = (self._plain, self._concurrent, *self._stateful.values())
-        self._dispatcher = Dispatcher([lane for lane in lanes if lane.num_processes], Path.cwd())
+        self._last_turns: dict[int, asyncio.Future[None]] = {}
+        self._processes = ScorerProcesses(
+            self._spec, reward, config, stateful=self._stateful, others=others
+        )
 
-    def serve(self, models: GroupJudge) -> None:
+    def serve(self, models: ModelScorer) -> None:
         """Let `models` judge the component `reward_model`; before anything is judged."""
         self._models = models
 
@@ -99,7 +76,7 @@ class ScorerPool:
         Raises:
             WorkerError: if one cannot start; the message says why.
         """
-        await asyncio.gather(*map(asyncio.wrap_future, self._dispatcher.started))
+        await self._processes.ready()
 
     async def score(self, request: RewardRequest, *, step: int = 0) -> Score:
         """Judge one rollout as a group of its own.
@@ -116,11 +93,11 @@ class ScorerPool:
             RewardError, WorkerError: as `score_group`.
         """
         loop = asyncio.get_running_loop()
-        arrivals: list[asyncio.Future[RewardRequest]] = []
+        pending: list[asyncio.Future[RewardRequest]] = []
         for request in requests:
-            arrivals.append(loop.create_future())
-            arrivals[-1].set_result(request)
-        return await self.score_group(arrivals, step=step)
+            pending.append(loop.create_future())
+            pending[-1].set_result(request)
+        return await self.score_group(pending, step=step)
 
     async def score_group(
         self, requests: Sequence[Awaitable[RewardRequest]], *, step: int
@@ -135,19 +112,19 @@ class ScorerPool:
             RewardError: if a component failed whose `on_error` is `raise`.
             WorkerError: if no process can be started, or the pool was closed.
         """
-        arrivals = [asyncio.ensure_future(request) for request in requests]
-        parts: list[Awaitable[list[_Verdicts]]] = [
-            self._judge_in_turn(index, arrivals) for index in self._stateful
+        pending = [asyncio.ensure_future(request) for request in requests]
+        parts: list[Awaitable[list[_Scores]]] = [
+            self._judge_in_turn(index, pending) for index in self._stateful
         ]
         if self._batched:
-            parts.append(self._judge_together(arrivals))
+            parts.append(self._judge_together(pending))
         if self._served:
-            parts.append(self._judge_by_models(arrivals))
-        parts.append(asyncio.gather(*(self._judge_alone(arrival) for arrival in arrivals)))
+            parts.append(self._judge_by_models(pending))
+        parts.append(asyncio.gather(*(self._judge_alone(request) for request in pending)))
         columns = await asyncio.gather(*parts)
         return [
-            combine(self._spec.components, arrival.result(), _joined(verdicts), step=step)
-            for arrival, *verdicts in zip(arrivals, *columns, strict=True)
+            combine(self._spec.components, request.result(), _joined(found), step=step)
+            for request, *found in zip(pending, *columns, strict=True)
         ]
 
     async def state(self) -> dict[str, bytes]:
@@ -155,16 +132,7 @@ class ScorerPool:
 
         One that fails to say is logged, and stands with what it last said, if anything.
         """
-        for index, lane in self._stateful.items():
-            try:
-                await self._ask("snapshot", lane, index)
-            except RewardError as error:
-                _logger.error("%s; the checkpoint has an older one, or none", error)
-        states = {
-            self._label(index): state
-            for lane in self._stateful.values()
-            for index, state in lane.snapshots.items()
-        }
+        states = await self._processes.state()
         if self._models is not None:
             states[REWARD_MODEL] = self._models.state()
         return states
@@ -175,11 +143,7 @@ class ScorerPool:
         Raises:
             RewardError: if one cannot.
         """
-        for index, lane in self._stateful.items():
-            if self._label(index) in states:
-                state = states[self._label(index)]
-                await self._ask("restore", lane, index, state)
-                lane.snapshots[index] = state
+        await self._processes.restore(states)
         if self._models is not None and REWARD_MODEL in states:
             self._models.restore(states[REWARD_MODEL])
 
@@ -189,47 +153,47 @@ class ScorerPool:
         An idle process tears its rewards down first, within a few seconds. Closing again does
         nothing.
         """
-        self._dispatcher.close()
+        self._processes.close()
 
-    async def _judge_alone(self, arrival: "asyncio.Future[RewardRequest]") -> _Verdicts:
-        return (await self._judge(self._single, [await arrival]))[0]
+    async def _judge_alone(self, request: "asyncio.Future[RewardRequest]") -> _Scores:
+        return (await self._judge(self._single, [await request]))[0]
 
-    async def _judge_together(self, arrivals: Arrivals) -> list[_Verdicts]:
-        return await self._judge(self._batched, [await arrival for arrival in arrivals])
+    async def _judge_together(self, pending: PendingRequests) -> list[_Scores]:
+        return await self._judge(self._batched, [await request for request in pending])
 
-    async def _judge_by_models(self, arrivals: Arrivals) -> list[_Verdicts]:
+    async def _judge_by_models(self, pending: PendingRequests) -> list[_Scores]:
         assert self._models is not None, "serve comes first"
         components = [self._spec.components[index] for index in self._served]
 
         def applies(request: RewardRequest) -> bool:
             return any(component.applies(request) for component in components)
 
-        scores = await self._models.judge(arrivals, applies=applies)
+        scores = await self._models.judge(pending, applies=applies)
         if not scores:
-            return [{} for _ in arrivals]
+            return [{} for _ in pending]
         return [
-            {c.key: score for c in components if c.applies(arrival.result())}
-            for arrival, score in zip(arrivals, scores, strict=True)
+            {c.key: score for c in components if c.applies(request.result())}
+            for request, score in zip(pending, scores, strict=True)
         ]
 
-    async def _judge_in_turn(self, index: int, arrivals: Arrivals) -> list[_Verdicts]:
-        """In the order in which groups were asked for, which a resumed run repeats."""
-        before = self._turns.get(index)
-        ours = self._turns[index] = asyncio.get_running_loop().create_future()
-        judging: list[asyncio.Future[list[_Verdicts]]] = []
+    async def _judge_in_turn(self, index: int, pending: PendingRequests) -> list[_Scores]:
+        """Judge in the order in which groups were asked for, which a resumed run repeats."""
+        turn_before = self._last_turns.get(index)
+        turn = self._last_turns[index] = asyncio.get_running_loop().create_future()
+        judging: list[asyncio.Future[list[_Scores]]] = []
         try:
-            if before is not None:
-                await before
+            if turn_before is not None:
+                await turn_before
             if self._reward.is_batched(index):
-                requests = [await arrival for arrival in arrivals]
-                return await self._judge([index], requests, on_sent=ours)
-            for arrival in arrivals:
-                judged = self._judge([index], [await arrival])
+                requests = [await request for request in pending]
+                return await self._judge([index], requests, on_sent=turn)
+            for request in pending:
+                judged = self._judge([index], [await request])
                 judging.append(asyncio.ensure_future(judged))
                 await asyncio.sleep(0)  # it is sent before the next
         finally:
-            if not ours.done():
-                ours.set_result(None)
+            if not turn.done():
+                turn.set_result(None)
         return [found[0] for found in await asyncio.gather(*judging)]
 
     async def _judge(
@@ -238,8 +202,8 @@ class ScorerPool:
         requests: Sequence[RewardRequest],
         *,
         on_sent: "asyncio.Future[None] | None" = None,
-    ) -> list[_Verdicts]:
-        """For each request the verdicts of the components that apply to its prompt."""
+    ) -> list[_Scores]:
+        """For each request the scores of the components that apply to its prompt."""
         components = self._spec.components
         applicable = [index for index in indices if components[index].applies(requests[0])]
         if not applicable:
@@ -251,73 +215,29 @@ class ScorerPool:
             failure = Score(value=None, errors=(text,))
             return [{components[index].key: failure for index in applicable} for _ in requests]
         futures = [
-            self._submit("judge", self._lane(index, requests[0]), index, payload, len(requests))
+            self._processes.judge(index, requests[0], payload, num_requests=len(requests))
             for index in applicable
         ]
         if on_sent is not None:
             on_sent.set_result(None)
-        verdicts: list[_Verdicts] = [{} for _ in requests]
+        rows: list[_Scores] = [{} for _ in requests]
         for index, future in zip(applicable, futures, strict=True):
             result = await future
-            if isinstance(result, str):
-                failure = Score(value=None, errors=(self._blame(index) + result,))
+            if not isinstance(result, list):
+                failure = Score(value=None, errors=(self._prefix(index) + reason(result),))
                 result = [failure] * len(requests)
-            for row, score in zip(verdicts, cast(Sequence[Score], result), strict=True):
+            for row, score in zip(rows, cast(list[Score], result), strict=True):
                 row[components[index].key] = score
-        return verdicts
+        return rows
 
-    def _lane(self, index: int, request: RewardRequest) -> Lane:
-        if index in self._stateful:
-            return self._stateful[index]
-        concurrent = self._reward.is_concurrent(index, request.reward)
-        wanted, other = self._plain, self._concurrent
-        if concurrent:
-            wanted, other = other, wanted
-        # A row may name a reward that nobody announced.
-        return wanted if wanted.num_processes else other
-
-    async def _ask(
-        self, kind: Literal["snapshot", "restore"], lane: Lane, index: int, state: bytes = b""
-    ) -> None:
-        result = await self._submit(kind, lane, index, state, 0)
-        if isinstance(result, str):
-            verb = "give its state" if kind == "snapshot" else "go on from its state"
-            raise RewardError(f"reward {self._label(index)!r} cannot {verb}: {result}")
-
-    def _submit(
-        self,
-        kind: Literal["judge", "snapshot", "restore"],
-        lane: Lane,
-        index: int,
-        payload: bytes,
-        num_results: int,
-    ) -> "asyncio.Future[object]":
-        loop = asyncio.get_running_loop()
-        retried = kind == "judge" and self._spec.components[index].on_error == "retry"
-        call = Call(
-            next(self._numbers),
-            kind,
-            index,
-            payload,
-            num_results,
-            loop=loop,
-            future=loop.create_future(),
-            attempts_left=RETRY_ATTEMPTS - 1 if retried else 0,
-        )
-        self._dispatcher.submit(lane, call)
-        assert call.future is not None
-        return call.future
-
-    def _blame(self, index: int) -> str:
+    def _prefix(self, index: int) -> str:
         """Which component an error is of, where there are several."""
-        return f"{self._label(index)}: " if len(self._spec.components) > 1 else ""
-
-    def _label(self, index: int) -> str:
-        return self._spec.components[index].key
+        components = self._spec.components
+        return f"{components[index].key}: " if len(components) > 1 else ""
 
 
-def _joined(verdicts: Iterable[_Verdicts]) -> _Verdicts:
-    return {label: score for found in verdicts for label, score in found.items()}
+def _joined(columns: Iterable[_Scores]) -> _Scores:
+    return {label: score for found in columns for label, score in found.items()}
 
 
 def _component(config: RewardComponent) -> Component:

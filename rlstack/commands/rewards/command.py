@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from rewards.load import register_rewards
-from rewards.registry import ROW, info
+from rewards.registry import REWARDS, ROW
 from rlstack.commands.rewards import reliability
 from rlstack.commands.rewards.list import listing
 from rlstack.commands.rewards.new import write_new_reward
@@ -142,7 +142,7 @@ def _test(options: argparse.Namespace) -> None:
     from workers.scoring.pool import ScorerPool
 
     register_rewards(options.plugin)
-    batched = options.name != ROW and info(options.name).batched
+    batched = options.name != ROW and REWARDS.info(options.name).batched
     rows = read_rows(options.rows)
     config = RewardConfig(
         components=(RewardComponent(name=options.name, params=options.params),),

@@ -2,16 +2,14 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, get_args, get_origin
 
-from rewards import registry
-from rewards.environments import registry as environments
-from rewards.environments.registry import EnvironmentInfo
+from rewards.environments.registry import ENVIRONMENTS, EnvironmentInfo, register_environments
 from rewards.load import register_rewards
-from rewards.registry import RewardInfo
-from rewards.sources import Kind, installed
-from rlstack.errors import RewardError
+from rewards.registry import REWARDS, RewardInfo
+from rlstack.errors import RegistrationError
+from rlstack.registry import Registry
 
 
 def listing(plugins: Sequence[str]) -> Iterator[str]:
@@ -20,29 +18,27 @@ def listing(plugins: Sequence[str]) -> Iterator[str]:
     plugins: modules or .py files that bring more of either.
 
     Raises:
-        RewardError: if a plugin cannot be imported.
+        RegistrationError: if a plugin cannot be imported.
     """
     register_rewards(plugins)
-    environments.register_environments(plugins)
-    yield from _entries("reward", registry.registered_names(), registry.info)
-    yield from _entries("environment", environments.registered_names(), environments.info)
+    register_environments(plugins)
+    yield from _entries(REWARDS)
+    yield from _entries(ENVIRONMENTS)
 
 
-def _entries(
-    kind: Kind, registered: Sequence[str], info: Callable[[str], RewardInfo | EnvironmentInfo]
-) -> Iterator[str]:
-    for name in sorted({*registered, *installed(kind)}):
+def _entries(registry: Registry[RewardInfo] | Registry[EnvironmentInfo]) -> Iterator[str]:
+    for name in registry.known_names():
         try:
-            entry = info(name)
-        except RewardError as error:  # only whoever uses it must be stopped by it
+            entry = registry.info(name)
+        except RegistrationError as error:  # only whoever uses it must be stopped by it
             yield f"{name}  (broken)\n    {error}"
             continue
-        notes = [_source(kind, entry)]
+        notes = [_source(registry, entry)]
         if isinstance(entry, EnvironmentInfo):
             notes.insert(0, "environment")
         elif entry.batched:
             notes.append("whole groups")
-        params = [_described(param) for param in entry.signature.parameters.values()]
+        params = [_described(param) for param in entry.parameters]
         yield f"{name}  ({', '.join(notes)})"
         yield f"    {entry.summary or 'no documentation'}"
         yield f"    parameters: {', '.join(params) or 'none'}"
@@ -60,10 +56,12 @@ def _described(param: inspect.Parameter) -> str:
     return f"{text} = {default.pattern if isinstance(default, re.Pattern) else default!r}"
 
 
-def _source(kind: Kind, entry: RewardInfo | EnvironmentInfo) -> str:
+def _source(
+    registry: Registry[RewardInfo] | Registry[EnvironmentInfo], entry: RewardInfo | EnvironmentInfo
+) -> str:
     if entry.target.__module__.split(".")[0] == "rewards":
         return "built-in"
-    point = installed(kind).get(entry.name)
+    point = registry.installed.get(entry.name)
     if point is not None and point.dist is not None:
         return f"package {point.dist.name}"
-    return entry.place
+    return entry.location

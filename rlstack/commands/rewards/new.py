@@ -6,8 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rewards.load import register_rewards
-from rewards.registry import ROW, registered_names
-from rewards.sources import installed
+from rewards.registry import REWARDS, ROW
 from rlstack.errors import RewardError
 
 PLUGIN = '''"""Reward `{name}`."""
@@ -54,7 +53,7 @@ def write_new_reward(name: str, *, directory: Path) -> None:
         raise RewardError(
             f"{name!r} cannot be the name of a new reward: choose a Python name, like short_enough."
         )
-    if name in registered_names() or name in installed("reward"):
+    if name in REWARDS.known_names():
         raise RewardError(f"there is a reward {name!r} already. Choose another name.")
     if find_spec(name) is not None:
         raise RewardError(f"{name}.py would hide the Python module {name!r}. Choose another name.")

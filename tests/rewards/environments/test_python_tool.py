@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from rewards.environments.python_tool import MAX_CALLS
-from rewards.environments.registry import bind, build
-from rlstack.errors import RewardError
+from rewards.environments.registry import ENVIRONMENTS, build
+from rlstack.errors import EnvironmentSetupError
 from rlstack.types import Task, Turn
 
 
@@ -84,8 +84,8 @@ def test_fenced_blocks_are_calls_if_asked() -> None:
 
 
 def test_fenced_blocks_cannot_name_a_calculator() -> None:
-    with pytest.raises(RewardError, match="calls=fenced knows no tool but python"):
-        bind("python_tool", {"calls": "fenced"})()
+    with pytest.raises(EnvironmentSetupError, match="calls=fenced knows no tool but python"):
+        ENVIRONMENTS.bind("python_tool", {"calls": "fenced"})()
 
 
 def test_the_calls_that_the_experiment_shows_the_model_work() -> None:

@@ -3,7 +3,7 @@ import reasoning_gym
 
 from rewards.environments.registry import build
 from rewards.shipped.reasoning_gym_task import METADATA_KEY
-from rlstack.errors import RewardError
+from rlstack.errors import DataError
 from rlstack.types import Task
 
 
@@ -58,5 +58,5 @@ def test_an_answer_in_another_form_is_asked_for_again() -> None:
 
 
 def test_other_rows_are_refused() -> None:
-    with pytest.raises(RewardError, match="type=reasoning_gym"):
+    with pytest.raises(DataError, match="type=reasoning_gym"):
         build("reasoning_gym_retry", {}).reset(Task(prompt="p"))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from rewards import builtin  # noqa: F401  (registers the shipped rewards)
-from rewards.composed_reward import Component, compose
+from rewards.combination import Component
+from rewards.composed_reward import compose
 from rlstack.errors import RewardError
 from rlstack.types import Message, RewardRequest, Score
 

@@ -1,10 +1,10 @@
 import pytest
 
-from rewards.registry import build, load_plugin
+from rewards.registry import REWARDS, build
 from rlstack.errors import RewardError
 from rlstack.types import FinishReason, RewardRequest, Score, Turn, TurnRecord
 
-load_plugin("rewards.builtin")
+REWARDS.load_plugin("rewards.builtin")
 REWARD = build("environment", {})
 
 

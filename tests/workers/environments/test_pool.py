@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlstack.errors import EpisodeError, EpisodeTimeoutError, RewardError, WorkerError
+from rlstack.errors import EnvironmentSetupError, EpisodeError, EpisodeTimeoutError, WorkerError
 from rlstack.types import Task, Turn
 from tests.workers.conftest import environment_pool
 from workers.environments.pool import EnvironmentPool
@@ -32,6 +32,9 @@ class Misbehave:
         return task.prompt or None
 
     async def step(self, action: str) -> Turn:
+        return await self.answer(action)
+
+    async def answer(self, action: str) -> Turn:
         what, _, argument = action.partition(" ")
         if what == "loop":
             while True:
@@ -60,6 +63,38 @@ class Misbehave:
     def close(self) -> None:
         if "open" in self.said:
             raise LookupError("cannot close")
+
+@register_environment("misbehave_in_order")
+class MisbehaveInOrder(Misbehave):
+    def step(self, action: str) -> Turn:
+        return asyncio.run(self.answer(action))
+
+@register_environment("waits")
+class Waits:
+    "Says how many were inside at once, of those in its process."
+    inside = most = 0
+
+    async def reset(self, task: Task) -> str | None:
+        return None
+
+    async def step(self, action: str) -> Turn:
+        what, _, argument = action.partition(" ")
+        Waits.inside += 1
+        Waits.most = max(Waits.most, Waits.inside)
+        try:
+            if what == "until":  # as many are inside
+                while Waits.most < int(argument):
+                    await asyncio.sleep(0.01)
+            if what == "hang":
+                await asyncio.sleep(60)
+            if what == "block":
+                time.sleep(60)
+            if what == "die":
+                os._exit(7)
+            await asyncio.sleep(0.1)
+            return Turn(observation=str(Waits.most) if what == "until" else action)
+        finally:
+            Waits.inside -= 1
 """
 
 
@@ -70,9 +105,16 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.fixture(params=["misbehave", "misbehave_in_order"])
+def pool(plugin: str, request: pytest.FixtureRequest) -> Iterator[EnvironmentPool]:
+    pool = environment_pool(request.param, {}, plugins=(plugin,), timeout_s=TIMEOUT_S)
+    yield pool
+    pool.close()
+
+
 @pytest.fixture
-def pool(plugin: str) -> Iterator[EnvironmentPool]:
-    pool = environment_pool("misbehave", {}, plugins=(plugin,), timeout_s=TIMEOUT_S)
+def waiting(plugin: str) -> Iterator[EnvironmentPool]:
+    pool = environment_pool("waits", {}, plugins=(plugin,), timeout_s=4.0, num_workers=1)
     yield pool
     pool.close()
 
@@ -89,7 +131,7 @@ def test_episodes_are_kept_apart(pool: EnvironmentPool) -> None:
         first, second, third = [await pool.begin(Task(prompt=str(i))) for i in range(3)]
         assert [e.observation for e in (first, second, third)] == ["0", "1", "2"]
         # The first and the third share a process.
-        assert first.seat == third.seat != second.seat
+        assert first.process == third.process != second.process
         await asyncio.gather(pool.step(first, "a"), pool.step(second, "b"), pool.step(third, "c"))
         assert await pool.step(first, "d") == Turn(observation="a d")
         assert await pool.step(third, "e") == Turn(observation="c e")
@@ -134,7 +176,7 @@ def test_the_others_of_a_process_that_dies_are_played_again(pool: EnvironmentPoo
         guilty = await pool.begin(Task(prompt="p"))
         drawn = await pool.begin(Task(prompt="p"))
         fifth = await pool.begin(Task(prompt="p"))
-        assert innocent.seat == guilty.seat == fifth.seat
+        assert innocent.process == guilty.process == fifth.process
         for episode in (innocent, fifth):
             await pool.step(episode, "a")
         await pool.step(fifth, "random")
@@ -161,7 +203,7 @@ def test_they_run_in_other_processes_and_print_nowhere(
 
 
 def test_mistakes_are_found_at_once(plugin: str) -> None:
-    with pytest.raises(RewardError, match="'misbehve' is unknown"):
+    with pytest.raises(EnvironmentSetupError, match="'misbehve' is unknown"):
         environment_pool("misbehve", {}, plugins=(plugin,))
     broken = environment_pool("misbehave", {"fails": True}, plugins=(plugin,))
     try:
@@ -194,3 +236,42 @@ def test_rows_that_cannot_be_sent_are_their_episodes_failure(
         task = Task(prompt="p", metadata={"file": file})
         with pytest.raises(EpisodeError, match="cannot be sent to a process"):
             asyncio.run(pool.begin(task))
+
+
+def test_steps_that_await_are_inside_their_process_at_once(waiting: EnvironmentPool) -> None:
+    async def scenario() -> None:
+        episodes = [await waiting.begin(Task(prompt="p")) for _ in range(64)]
+        # None is answered before all are inside.
+        turns = await asyncio.gather(*(waiting.step(e, "until 64") for e in episodes))
+        assert {turn.observation for turn in turns} == {"64"}
+        for episode in episodes:
+            await waiting.end(episode)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("hang", "no answer after 4 s"),
+        ("block", "no answer after 4 s"),
+        ("die", "its process died with exit code 7"),
+    ],
+)
+def test_of_those_inside_at_once_the_bad_one_fails(
+    waiting: EnvironmentPool, bad: str, message: str
+) -> None:
+    async def scenario() -> None:
+        episodes = [await waiting.begin(Task(prompt="p")) for _ in range(6)]
+        await asyncio.gather(*(waiting.step(episode, "before") for episode in episodes))
+        actions = ["fine", "fine", bad, "fine", "fine", "fine"]
+        found = await asyncio.gather(
+            *(waiting.step(e, action) for e, action in zip(episodes, actions, strict=True)),
+            return_exceptions=True,
+        )
+        assert isinstance(failure := found.pop(2), EpisodeError)
+        assert str(failure) == message
+        assert found == [Turn(observation="fine")] * 5
+        assert (await waiting.step(episodes[0], "after")).observation == "after"
+
+    asyncio.run(scenario())

@@ -16,6 +16,7 @@ from rlstack.errors import WorkerError
 from rlstack.planning.spec import RewardModelRole
 from rlstack.types import RewardRequest, Score
 from workers.groups.reward_models import RewardModelGroup
+from workers.scoring.pool import PendingRequests
 
 
 def reward_model_role(config: RewardModelsConfig) -> RewardModelRole:
@@ -36,21 +37,19 @@ def reward_model_role(config: RewardModelsConfig) -> RewardModelRole:
     )
 
 
-Arrivals = Sequence["asyncio.Future[RewardRequest]"]
-
 GROUPS_PER_CALL = 8
 """Groups that are judged together: enough to fill batches, few enough to judge while others are
 still being generated."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    arrivals: Arrivals
+class _PendingGroup:
+    pending: PendingRequests
     applies: Callable[[RewardRequest], bool]
     scores: "asyncio.Future[list[Score]]"
 
 
-class ServedModels:
+class ModelGroupScorer:
     """Judges groups of rollouts by the running models.
 
     Groups are judged in the order in which they were asked for, always as many together: what a
@@ -72,11 +71,11 @@ class ServedModels:
             std_weight=config.std_weight,
             scale=scale,
         )
-        self._waiting: deque[_Asked] = deque()
-        self._worker: asyncio.Task[None] | None = None
+        self._waiting: deque[_PendingGroup] = deque()
+        self._judging: asyncio.Task[None] | None = None
 
     async def judge(
-        self, arrivals: Arrivals, *, applies: Callable[[RewardRequest], bool]
+        self, pending: PendingRequests, *, applies: Callable[[RewardRequest], bool]
     ) -> list[Score]:
         """A score for each rollout of a group, when all have arrived.
 
@@ -86,10 +85,10 @@ class ServedModels:
             WorkerError: if a rank of the models died.
         """
         future: asyncio.Future[list[Score]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Asked(arrivals, applies, future))
-        if self._worker is None or self._worker.done():
+        self._waiting.append(_PendingGroup(pending, applies, future))
+        if self._judging is None or self._judging.done():
             # It begins after all groups that are asked for at the same time.
-            self._worker = asyncio.ensure_future(self._work())
+            self._judging = asyncio.ensure_future(self._judge_waiting())
         return await future
 
     def state(self) -> bytes:
@@ -100,19 +99,19 @@ class ServedModels:
         """Go on from what `state` gave."""
         self._ensemble.restore(state)
 
-    async def _work(self) -> None:
+    async def _judge_waiting(self) -> None:
         while self._waiting:
             count = min(GROUPS_PER_CALL, len(self._waiting))
             groups: list[tuple[list[RewardRequest], asyncio.Future[list[Score]]]] = []
-            for asked in [self._waiting.popleft() for _ in range(count)]:
-                found = await asyncio.gather(*asked.arrivals, return_exceptions=True)
+            for group in [self._waiting.popleft() for _ in range(count)]:
+                found = await asyncio.gather(*group.pending, return_exceptions=True)
                 requests = [one for one in found if isinstance(one, RewardRequest)]
                 if len(requests) < len(found):  # generation failed, and whoever asked was told
-                    asked.scores.cancel()
-                elif asked.applies(requests[0]):
-                    groups.append((requests, asked.scores))
-                elif not asked.scores.done():
-                    asked.scores.set_result([])
+                    group.scores.cancel()
+                elif group.applies(requests[0]):
+                    groups.append((requests, group.scores))
+                elif not group.scores.done():
+                    group.scores.set_result([])
             await self._resolve(groups)
 
     async def _resolve(

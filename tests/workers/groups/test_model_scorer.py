@@ -9,7 +9,7 @@ import numpy as np
 
 from rlstack.config.reward import RewardComponent, RewardConfig, RewardModelsConfig
 from rlstack.types import RewardRequest
-from workers.groups.served_models import ServedModels
+from workers.groups.model_scorer import ModelGroupScorer
 from workers.scoring.pool import ScorerPool
 
 
@@ -60,7 +60,7 @@ def test_rows_of_other_sources_reach_no_model_and_no_running_scale(tmp_path: Pat
         return one
 
     async def judge() -> list[list[dict[str, float | None]]]:
-        served = ServedModels(group, models)  # type: ignore[arg-type]
+        served = ModelGroupScorer(group, models)  # type: ignore[arg-type]
         pool.serve(served)
         rows = [
             [request("a", source="chat"), request("abc", source="chat")],

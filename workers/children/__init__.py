@@ -1,0 +1,1 @@
+"""Programs of ours in processes of their own: started, asked, timed, replaced when they die."""
