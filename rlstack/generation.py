@@ -69,7 +69,9 @@ class GroupSampler:
             for row, (number, prompt) in enumerate(zip(numbers, prompts, strict=True))
             for sample_index in range(num_samples)
         ]
-        rollouts, scores = await self._scored(requests, sampling, version=version)
+        rollouts, scores = await self._scored(
+            requests, sampling, num_samples=num_samples, version=version
+        )
         return [
             _group(
                 number,
@@ -81,18 +83,21 @@ class GroupSampler:
         ]
 
     async def _scored(
-        self, requests: Sequence[GenerationRequest], sampling: SamplingSettings, *, version: int
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: SamplingSettings,
+        *,
+        num_samples: int,
+        version: int,
     ) -> tuple[dict[int, Rollout], Sequence[Sequence[Score]]]:
-        """The rollout of every request, by its id, and the scores of every group, in order."""
+        """Get the rollout of every request, by its id, and the scores of every group, in order."""
         loop = asyncio.get_running_loop()
-        arrivals = {request.request_id: loop.create_future() for request in requests}
-        first = [request.request_id for request in requests if request.sample_index == 0]
-        ends = [*first[1:], len(requests)]
+        arrivals: list[asyncio.Future[RewardRequest]] = [loop.create_future() for _ in requests]
         scoring = [
             asyncio.ensure_future(
-                self.scorer.score_group([arrivals[i] for i in range(start, end)], step=version)
+                self.scorer.score_group(arrivals[first : first + num_samples], step=version)
             )
-            for start, end in zip(first, ends, strict=True)
+            for first in range(0, len(requests), num_samples)
         ]
         rollouts: dict[int, Rollout] = {}
         try:
