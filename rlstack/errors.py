@@ -25,6 +25,10 @@ class EnvironmentSetupError(RegistrationError):
     """An environment or its plugin is unknown, cannot be loaded, or has wrong parameters."""
 
 
+class AlgorithmError(RegistrationError):
+    """A part of an algorithm or its plugin is unknown, does not load, or has wrong parameters."""
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint is missing, incomplete or belongs to a different run configuration."""
 

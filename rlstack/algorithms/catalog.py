@@ -24,6 +24,7 @@ from rlstack.algorithms.parts import (
     Step,
     Surrogate,
 )
+from rlstack.algorithms.plugins import load_plugins
 from rlstack.batch import CriticBatch, PolicyBatch, TokenBatch
 from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.config.critic import CriticConfig
@@ -58,6 +59,7 @@ def estimate_advantages(
     old_logprobs, ref_logprobs: float32 [B, T], nats. values: float32 [B, T], reward units, the
     critic's, where the algorithm needs them. kl_coef: reward units per nat, this step's.
     """
+    load_plugins(config.plugins)
     mask = batch.loss_mask
     batch = _shaped(batch, config)
     penalty = None
@@ -125,6 +127,7 @@ def policy_loss(
     logprobs, entropy: float32 [B, T], nats, of the policy being trained. Losses of micro-batches
     and ranks add up; so do the metrics (`policy/loss` counts this batch as its share of rollouts).
     """
+    load_plugins(config.plugins)
     surrogate = POLICY_LOSSES[config.policy_loss.name].apply(
         Surrogate(
             logprobs=logprobs,

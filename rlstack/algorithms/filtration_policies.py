@@ -4,6 +4,7 @@ Names over `rlstack.algorithms.filtration`, which has the sources. That module n
 imported when a policy chooses.
 """
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rlstack.errors import RewardError
+from rlstack.algorithms.plugins import FILTRATIONS
+from rlstack.errors import AlgorithmError
 from rlstack.types import Candidates
 
 if TYPE_CHECKING:
@@ -145,6 +147,31 @@ class Length(Policy):
         return rows(short & ~rewards.isnan())
 
 
+class Registered(Policy):
+    """A function that a plugin registered, with its parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    function: Callable[[Candidates], NDArray[np.int64]]
+
+    def select(self, candidates: Candidates, *, seed: int) -> NDArray[np.int64]:
+        """See `Policy`; what the function says is checked.
+
+        Raises:
+            AlgorithmError: if a row is not there or could not be judged.
+        """
+        kept = np.sort(np.asarray(self.function(candidates), dtype=np.int64))
+        num_rows = len(candidates.rewards)
+        wrong = [row for row in kept if not 0 <= row < num_rows]
+        wrong += [row for row in kept if row not in wrong and np.isnan(candidates.rewards[row])]
+        if wrong:
+            raise AlgorithmError(
+                f"a filtration kept row {wrong[0]} of {num_rows}, which is not there or could not "
+                "be judged; keep rows whose reward is a number"
+            )
+        return kept
+
+
 POLICIES: dict[str, type[Policy]] = {
     "none": KeepAll,
     "best": Best,
@@ -161,17 +188,21 @@ def filtration_policy(name: str, **params: Any) -> Policy:
     """The policy of that name.
 
     Raises:
-        RewardError: if the name or a parameter is unknown, missing or wrong.
+        AlgorithmError: if the name or a parameter is unknown, missing or wrong.
     """
+    if name in FILTRATIONS.known_names():
+        return Registered(function=FILTRATIONS.bind(name, params))
     if name not in POLICIES:
-        close = get_close_matches(name, POLICIES, n=1)
+        known = (*POLICIES, *FILTRATIONS.known_names())
+        close = get_close_matches(name, known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise RewardError(
-            f"filtration policy {name!r} is unknown.{hint} Known: {', '.join(POLICIES)}."
+        raise AlgorithmError(
+            f"filtration policy {name!r} is unknown.{hint} Known: {', '.join(known)}. One of your "
+            "own needs its module or file in algorithm.plugins"
         )
     try:
         return POLICIES[name].model_validate(params)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise RewardError(f"filtration policy {name!r}, {place}: {first['msg']}") from None
+        raise AlgorithmError(f"filtration policy {name!r}, {place}: {first['msg']}") from None

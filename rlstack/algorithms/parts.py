@@ -5,9 +5,10 @@ is applied. `rlstack algorithms` prints these tables.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, ParamSpec, TypeVar
 
+import torch
 from torch import Tensor
 
 from rlstack.algorithms import (
@@ -15,6 +16,7 @@ from rlstack.algorithms import (
     correction,
     gae,
     kl,
+    plugins,
     policy_losses,
     reductions,
     sequence_losses,
@@ -28,12 +30,14 @@ from rlstack.config.algorithm import (
     FixedLength,
     GAEAdvantage,
     MaskedCorrection,
+    PluginPart,
     ReinforcePlusPlusAdvantage,
     RejectedCorrection,
     SecondMomentCorrection,
     TruncatedCorrection,
 )
 from rlstack.config.base import Frozen
+from rlstack.errors import AlgorithmError
 
 InputsP = ParamSpec("InputsP")
 ResultT = TypeVar("ResultT")
@@ -157,6 +161,20 @@ def _distillation(step: Step, config: DistillationAdvantage) -> Estimated:
     )
 
 
+def _plugin_advantage(step: Step, config: PluginPart) -> Estimated:
+    batch = replace(step.batch, rewards=step.rewards)
+    found = plugins.ADVANTAGES.bind(config.function, config.params)(batch)
+    shape = tuple(batch.loss_mask.shape)
+    if found.shape == shape[:1]:
+        return Estimated(advantages=advantages.per_token(found, batch.loss_mask))
+    if found.shape != shape:
+        raise AlgorithmError(
+            f"advantage {config.function!r} returned {list(found.shape)}; expected one for each "
+            f"rollout, [{shape[0]}], or for each token, {list(shape)}"
+        )
+    return Estimated(advantages=torch.where(batch.loss_mask, found, 0.0))
+
+
 ADVANTAGES: dict[str, Part[[Step, Any], Estimated]] = {
     "grpo": _of_groups(advantages.grpo),
     "dr_grpo": _of_groups(advantages.dr_grpo),
@@ -168,6 +186,7 @@ ADVANTAGES: dict[str, Part[[Step, Any], Estimated]] = {
     "maxrl": _of_groups(advantages.maxrl),
     "gae": Part(gae.decoupled_gae, _gae),
     "distillation": Part(supervised_losses.distillation_advantages, _distillation),
+    "plugin": Part(plugins.register_advantage, _plugin_advantage),
 }
 
 
@@ -199,6 +218,19 @@ def _policy_loss(function: Callable[..., PolicyLoss]) -> Part[[Surrogate, Frozen
     return Part(function, apply)
 
 
+def _plugin_loss(inputs: Surrogate, config: PluginPart) -> PolicyLoss:
+    mask = inputs.loss_mask
+    function = plugins.POLICY_LOSSES.bind(config.function, config.params)
+    loss = function(inputs.logprobs, inputs.old_logprobs, inputs.advantages, mask)
+    if loss.shape != mask.shape:
+        raise AlgorithmError(
+            f"policy loss {config.function!r} returned {list(loss.shape)}; expected the loss of "
+            f"each token, {list(mask.shape)}"
+        )
+    ratio = policy_losses.log_ratios(inputs.logprobs, inputs.old_logprobs, mask).exp()
+    return policy_losses.unclipped(torch.where(mask, loss, 0.0), ratio)
+
+
 POLICY_LOSSES: dict[str, Part[[Surrogate, Any], PolicyLoss]] = {
     "ppo_clip": _policy_loss(policy_losses.ppo_clip),
     "cispo": _policy_loss(policy_losses.cispo),
@@ -207,6 +239,7 @@ POLICY_LOSSES: dict[str, Part[[Surrogate, Any], PolicyLoss]] = {
     "gspo": _policy_loss(sequence_losses.gspo),
     "gspo_token": _policy_loss(sequence_losses.gspo_token),
     "gmpo": _policy_loss(sequence_losses.gmpo),
+    "plugin": Part(plugins.register_policy_loss, _plugin_loss),
 }
 
 

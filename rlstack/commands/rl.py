@@ -7,7 +7,13 @@ from pathlib import Path
 
 from rlstack.commands.loop import Loop, Part, with_report
 from rlstack.commands.preflight import preflight
-from rlstack.commands.rl_roles import check_critic, check_teacher, chosen_filtration, run_spec
+from rlstack.commands.rl_roles import (
+    check_critic,
+    check_plugin_parts,
+    check_teacher,
+    chosen_filtration,
+    run_spec,
+)
 from rlstack.commands.wiring import Running, Sampling, started
 from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles
@@ -33,6 +39,7 @@ async def _run(config: RLConfig) -> Summary:
     )
     check_critic(config)
     check_teacher(config)
+    check_plugin_parts(config.algorithm)
     filtration = chosen_filtration(config)
     load = partial(load_prompts, tokenizer=tokenizer, config=config.data)
     train, held_out = train_and_held_out(config.data, load)

@@ -1,8 +1,10 @@
 """Which roles an RL run has, and what can be checked of them before any process starts."""
 
+from rlstack.algorithms import plugins
 from rlstack.algorithms.filtration_policies import filtration_policy
+from rlstack.algorithms.plugins import load_plugins
 from rlstack.commands.wiring import reward_models
-from rlstack.config.algorithm import DistillationAdvantage
+from rlstack.config.algorithm import AlgorithmConfig, DistillationAdvantage, PluginPart
 from rlstack.config.model import ModelConfig
 from rlstack.config.run import RLConfig
 from rlstack.errors import ConfigError
@@ -104,12 +106,29 @@ def check_critic(config: RLConfig) -> None:
         )
 
 
+def check_plugin_parts(algorithm: AlgorithmConfig) -> None:
+    """Fail early if an advantage or a loss of a plugin cannot be what it is meant to be.
+
+    Raises:
+        AlgorithmError: if a plugin cannot be imported, or a name or a parameter is unknown, missing
+            or wrong.
+    """
+    load_plugins(algorithm.plugins)
+    for registry, part in (
+        (plugins.ADVANTAGES, algorithm.advantage),
+        (plugins.POLICY_LOSSES, algorithm.policy_loss),
+    ):
+        if isinstance(part, PluginPart):
+            registry.bind(part.function, part.params)
+
+
 def chosen_filtration(config: RLConfig) -> Filtration | None:
     """The filtration policy; None where every rollout is trained on.
 
     Raises:
-        RewardError: if its name or a parameter is unknown, missing or wrong.
+        AlgorithmError: if its name or a parameter is unknown, missing or wrong.
     """
+    load_plugins(config.algorithm.plugins)
     chosen = config.algorithm.filtration
     policy = filtration_policy(chosen.name, **chosen.params)
     return None if chosen.name == "none" else policy

@@ -1,8 +1,9 @@
 """Group `algorithm`: which estimator, loss, KL and correction, each a tagged union."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rlstack.config.base import Frozen
 
@@ -80,6 +81,15 @@ class DistillationAdvantage(Frozen):
     weight: float = Field(gt=0)
 
 
+class PluginPart(Frozen):
+    """A function that a file of `algorithm.plugins` registers."""
+
+    name: Literal["plugin"]
+    function: str
+    params: dict[str, Any]
+    """Its keyword-only parameters."""
+
+
 AdvantageConfig = Annotated[
     GRPOAdvantage
     | DrGRPOAdvantage
@@ -90,7 +100,8 @@ AdvantageConfig = Annotated[
     | GPGAdvantage
     | MaxRLAdvantage
     | GAEAdvantage
-    | DistillationAdvantage,
+    | DistillationAdvantage
+    | PluginPart,
     Field(discriminator="name"),
 ]
 
@@ -141,7 +152,7 @@ class PolicyGradientLoss(Frozen):
 
 
 PolicyLossConfig = Annotated[
-    PPOClipLoss | GSPOLoss | CISPOLoss | SAPOLoss | GMPOLoss | PolicyGradientLoss,
+    PPOClipLoss | GSPOLoss | CISPOLoss | SAPOLoss | GMPOLoss | PolicyGradientLoss | PluginPart,
     Field(discriminator="name"),
 ]
 
@@ -258,6 +269,8 @@ class FiltrationConfig(Frozen):
 class AlgorithmConfig(Frozen):
     """From scored rollouts to a loss."""
 
+    plugins: tuple[str, ...]
+    """Modules or .py files that register advantages, policy losses and filtrations."""
     advantage: AdvantageConfig
     policy_loss: PolicyLossConfig
     reduction: ReductionConfig
@@ -269,6 +282,12 @@ class AlgorithmConfig(Frozen):
     entropy_coef: float = Field(ge=0)
     epochs: int = Field(ge=1)
     updates_per_epoch: int = Field(ge=1)
+
+    @field_validator("plugins")
+    @classmethod
+    def _absolute(cls, plugins: tuple[str, ...]) -> tuple[str, ...]:
+        """Ranks run in other folders than the command."""
+        return tuple(str(Path(p).absolute()) if p.endswith(".py") else p for p in plugins)
 
     @property
     def needs_reference(self) -> bool:

@@ -4,6 +4,7 @@ from rlstack.config.algorithm import (
     AlgorithmConfig,
     DistillationAdvantage,
     GAEAdvantage,
+    PluginPart,
     ReinforcePlusPlusAdvantage,
     ReMaxAdvantage,
 )
@@ -12,6 +13,9 @@ from rlstack.config.critic import CriticConfig
 from rlstack.config.data import DataConfig
 from rlstack.config.placement import PlacementConfig
 from rlstack.config.rollout import RolloutConfig
+
+WITHOUT_GROUP = (ReMaxAdvantage, GAEAdvantage, DistillationAdvantage, PluginPart)
+"""Advantages that need no other rollout of the same prompt, or of which that is not known."""
 
 
 def row_problems(
@@ -65,7 +69,7 @@ def group_problems(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> list[P
     if isinstance(chosen, ReinforcePlusPlusAdvantage):
         compares = chosen.group_baseline
     else:
-        compares = not isinstance(chosen, ReMaxAdvantage | GAEAdvantage | DistillationAdvantage)
+        compares = not isinstance(chosen, WITHOUT_GROUP)
     if compares and rollout.num_samples == 1:
         text = (
             f"advantage {chosen.name} compares the rollouts of a prompt and needs at least 2, got "

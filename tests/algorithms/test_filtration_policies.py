@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlstack.algorithms.filtration_policies import filtration_policy
-from rlstack.errors import RewardError
+from rlstack.errors import AlgorithmError
 from rlstack.types import Candidates
 
 CANDIDATES = Candidates(
@@ -64,5 +64,5 @@ def test_soft_policies_draw_by_trust() -> None:
     ],
 )
 def test_wrong_names_and_parameters(name: str, params: dict[str, Any], message: str) -> None:
-    with pytest.raises(RewardError, match=message):
+    with pytest.raises(AlgorithmError, match=message):
         filtration_policy(name, **params)

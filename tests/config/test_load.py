@@ -36,7 +36,10 @@ SCHEMAS: dict[str, type[RunSchema]] = {
 }
 APPS = {**SCHEMAS, "pipeline": PipelineConfig}
 SOURCE = "{type: file, path: rows.jsonl}"
-TEACHER = {"distillation": ["algorithm.advantage.teacher=t"]}
+TEACHER = {
+    "distillation": ["algorithm.advantage.teacher=t"],
+    "plugin": ["algorithm.advantage.function=f"],
+}
 """What must be given beside an algorithm or advantage of this name."""
 
 
@@ -74,7 +77,10 @@ def test_every_experiment_parses(name: str) -> None:
 @pytest.mark.parametrize("override", [*(f"algorithm={name}" for name in ALGORITHMS), *VARIANTS])
 def test_every_algorithm_and_each_of_its_variants_parses(override: str) -> None:
     method = ["algorithm=ppo"] if override.endswith("=gae") else []
-    method += TEACHER.get(override.rpartition("=")[2], [])
+    if override == "algorithm/policy_loss=plugin":
+        method += ["algorithm.policy_loss.function=f"]
+    else:
+        method += TEACHER.get(override.rpartition("=")[2], [])
     assert parse(RLConfig, rl_values(*method, override))
 
 
@@ -155,7 +161,7 @@ def test_every_advantage_parses_and_says_whether_it_needs_a_group(name: str) -> 
     if name == "gae":
         assert "critic: is missing" in problems(rl_values(override))
         assert parse(RLConfig, rl_values("algorithm=ppo", "rollout.num_samples=1"))
-    elif name in ("remax", "reinforce_plus_plus", "distillation"):
+    elif name in ("remax", "reinforce_plus_plus", "distillation", "plugin"):
         assert parse(RLConfig, alone)
     else:
         assert f"rollout.num_samples: advantage {name} compares" in problems(alone)
