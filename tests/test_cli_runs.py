@@ -249,9 +249,29 @@ class Echo:
 """
 
 
+METHOD = """
+import torch
+
+from rlstack.algorithms.plugins import register_advantage, register_policy_loss
+from rlstack.batch import TokenBatch
+
+@register_advantage("three")
+def three(batch: TokenBatch, *, value: float) -> torch.Tensor:
+    return torch.where(batch.rewards.isnan(), 0.0, value)
+
+@register_policy_loss("level")
+def level(logprobs, old_logprobs, advantages, loss_mask, *, at: float):
+    return at - advantages * (logprobs - logprobs.detach())
+"""
+
+
 def test_two_steps_of_episodes(model: Path, tmp_path: Path) -> None:
-    """Several turns a rollout through the whole loop, with an environment that may fail."""
+    """Several turns a rollout through the whole loop, with an environment that may fail.
+
+    Its method is of a plugin: the advantage in the driver, the loss in the ranks.
+    """
     (tmp_path / "echo.py").write_text(ECHO)
+    (tmp_path / "method.py").write_text(METHOD)
     run = start(
         "rl",
         *OVERRIDES,
@@ -263,6 +283,14 @@ def test_two_steps_of_episodes(model: Path, tmp_path: Path) -> None:
         "environment.num_workers=1",
         "reward=environment",
         "reward.plugins=[echo.py]",
+        "algorithm.plugins=[method.py]",
+        "algorithm/advantage=plugin",
+        "algorithm.advantage.function=three",
+        "algorithm.advantage.params={value: 3.0}",
+        "algorithm/policy_loss=plugin",
+        "algorithm.policy_loss.function=level",
+        "algorithm.policy_loss.params={at: 2.5}",
+        "algorithm/correction=none",
         "rollout.max_response_tokens=64",
         f"rollout.stop=[{','.join('abcdefghijklm')}]",
         "evaluation.every=0",
@@ -278,6 +306,8 @@ def test_two_steps_of_episodes(model: Path, tmp_path: Path) -> None:
         assert values["mismatch/logprob_difference_max"] < 1e-4
         assert values["policy/grad_norm"] > 0
         assert values["rollout/num_turns"] > 1.5
+        assert values["advantage/max"] == 3.0
+        assert values["policy/loss"] == pytest.approx(2.5)
         assert values["rollout/observation_tokens"] > 0
     rows = [json.loads(line) for line in (tmp_path / "episodes/rollouts/step_000002.jsonl").open()]
     for row in rows:

@@ -18,6 +18,7 @@ from rlstack.config.run import RLConfig
 from rlstack.controller import Controller, Roles
 from rlstack.data.dataset import Dataset, SkipReport, Source
 from rlstack.data.sampler import PromptSampler
+from rlstack.generation import GroupSampler, OnDemand
 from rlstack.planning.spec import TrainedRole
 from rlstack.run.timeline import Timeline
 from tests.config.test_load import CONF, TEACHER, rl_values
@@ -100,20 +101,25 @@ def test_a_step_of_every_algorithm(
         sources=(Source(name="s", weight=None, samples=tuple(make_prompts(8))),),
         skipped=SkipReport(counts={}, messages=()),
     )
+    timeline = Timeline(tmp_path, on_span=lambda _: None)
+    source = OnDemand(
+        config,
+        GroupSampler(engines=roles.engines, scorer=scorer, seed=config.seed),
+        prompts=PromptSampler(dataset, seed=0, shuffle=False, curriculum=None),
+        reallocator=roles.reallocator,
+        timeline=timeline,
+    )
     controller = Controller(
         config,
         Roles(
-            engines=roles.engines,
-            scorer=scorer,
             policy=roles.policy,
             reference=roles.reference if config.algorithm.needs_reference else None,
             critic=roles.critic if config.algorithm.needs_critic else None,
             filtration=chosen_filtration(config),
-            reallocator=roles.reallocator,
         ),
-        sampler=PromptSampler(dataset, seed=0, shuffle=False, curriculum=None),
+        source,
         pad_token_id=0,
-        timeline=Timeline(tmp_path, on_span=lambda _: None),
+        timeline=timeline,
     )
     result = stack.run(controller.step(1))
     values = result.metrics.values()
