@@ -1,5 +1,8 @@
 """One vLLM engine as a Ray actor: samples responses, takes in new weights."""
 
+# vLLM is typed too loosely for these.
+# pyright: reportArgumentType=false, reportOptionalSubscript=false
+
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Sequence

@@ -1,5 +1,8 @@
 """What vLLM loads into its own workers: our transports, checksums of what they received."""
 
+# vLLM is typed too loosely for these.
+# pyright: reportArgumentType=false
+
 import ctypes
 import hashlib
 import signal

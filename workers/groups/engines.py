@@ -1,5 +1,8 @@
 """All rollout engines behind one `generate`: spreads requests, survives the death of an engine."""
 
+# Ray's handles are typed too loosely for these.
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

@@ -1,5 +1,8 @@
 """Turns of many episodes through the engines, each sampled as soon as it is asked for."""
 
+# Ray's handles are typed too loosely for these.
+# pyright: reportGeneralTypeIssues=false
+
 import asyncio
 import itertools
 import logging

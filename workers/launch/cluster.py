@@ -1,5 +1,8 @@
 """Joining a Ray cluster, or starting one inside this process; what it has."""
 
+# Ray's handles are typed too loosely for these.
+# pyright: reportArgumentType=false
+
 import os
 import socket
 from typing import Any

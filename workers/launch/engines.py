@@ -1,5 +1,8 @@
 """Starting the rollout engines, and one in the place of another that died."""
 
+# Ray's handles are typed too loosely for these.
+# pyright: reportGeneralTypeIssues=false
+
 import asyncio
 
 from ray.actor import ActorHandle

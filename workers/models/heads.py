@@ -4,6 +4,9 @@ The only place that shifts tokens: a model's output at position t predicts token
 here on entry t of every per-token tensor describes token t.
 """
 
+# torch, peft and DeepSpeed are typed too loosely for these.
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 from collections.abc import Callable, Sequence
 
 import torch

@@ -1,5 +1,8 @@
 """Models with their weights, set up for packed rows."""
 
+# torch, peft and DeepSpeed are typed too loosely for these.
+# pyright: reportArgumentType=false, reportPrivateImportUsage=false
+
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel

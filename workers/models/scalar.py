@@ -1,5 +1,8 @@
 """Models that say one number of a token or of a whole row, as they are trained."""
 
+# torch, peft and DeepSpeed are typed too loosely for these.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel

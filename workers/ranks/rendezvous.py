@@ -1,5 +1,8 @@
 """How the ranks of a group find each other: one store, a process group, DeepSpeed on top of it."""
 
+# DeepSpeed is typed too loosely, or wrongly, for these.
+# pyright: reportPrivateImportUsage=false
+
 import os
 
 import deepspeed

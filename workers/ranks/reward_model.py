@@ -4,6 +4,9 @@ It holds the ensemble, or under ZeRO-3 a share of it. The models and their batch
 `rewards.models.sequence_scorer`'s; this is who holds them on devices.
 """
 
+# DeepSpeed is typed too loosely, or wrongly, for these.
+# pyright: reportPrivateImportUsage=false
+
 from collections.abc import Sequence
 
 import deepspeed

@@ -1,5 +1,8 @@
 """A reference that no rank holds whole: DeepSpeed's ZeRO-3, without an optimizer."""
 
+# DeepSpeed is typed too loosely, or wrongly, for these.
+# pyright: reportPrivateImportUsage=false
+
 import deepspeed
 from torch import Tensor
 from transformers.integrations import HfDeepSpeedConfig

@@ -3,6 +3,11 @@
 What is trained is a subclass's business, on which loss the objective's.
 """
 
+# DeepSpeed is typed too loosely, or wrongly, for these.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false
+# pyright: reportPrivateImportUsage=false
+
 import os
 import random
 from collections.abc import Sequence

@@ -1,5 +1,8 @@
 """Processes that run the configured rewards: isolated, with time-outs, replaced when they die."""
 
+# The scale of a reward model, a union with plain numbers, is dumped as one of its models.
+# pyright: reportAttributeAccessIssue=false
+
 import asyncio
 import pickle
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence

@@ -5,6 +5,9 @@ engines; the other ranks only take part in gathering. On GPUs vLLM's own `nccl` 
 are used instead (see `reallocator`).
 """
 
+# vLLM and torch are typed too loosely for these.
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,8 @@
 """Weights by gloo broadcast: engines on other nodes than the trainer."""
 
+# vLLM and torch are typed too loosely for these.
+# pyright: reportAttributeAccessIssue=false, reportPrivateImportUsage=false
+
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import timedelta

@@ -1,5 +1,8 @@
 """The trainer's weights as vLLM's `WeightSource`, gathered one layer group at a time."""
 
+# vLLM and torch are typed too loosely for these.
+# pyright: reportArgumentType=false
+
 from collections.abc import Iterator
 
 from torch import Tensor
