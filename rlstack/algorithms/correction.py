@@ -96,22 +96,3 @@ def staleness_weights(ages: Tensor, *, exponent: float) -> Correction:
     asynchronous optimisation weighs late updates with; the paper's exponent is 0.5.
     """
     return Correction((1.0 + ages.float()).pow(-exponent), ages > 0)
-
-
-def approximate_proximal_logprobs(
-    logprobs: Tensor, rollout_logprobs: Tensor, ages: Tensor, loss_mask: Tensor
-) -> Tensor:
-    """Log-linear stand-in for the proximal policy's logprobs (A-3PO, arXiv 2512.06547).
-
-    The proximal policy is one update behind the trained one, whose tokens are `ages` updates old:
-    log behaviour + (age - 1) / age x (log policy - log behaviour). A token of age 0 was sampled
-    from the trained policy itself, and gets its logprobs.
-
-    logprobs, rollout_logprobs: float [B, T], nats. ages: int [B, T]. Without gradient; 0 where
-    masked.
-    """
-    logprobs = torch.where(loss_mask, logprobs.detach(), 0.0)
-    rollout_logprobs = torch.where(loss_mask, rollout_logprobs, 0.0)
-    behind = 1.0 / ages.clamp(min=1).to(logprobs.dtype)
-    share = torch.where(ages > 0, behind, 0.0)
-    return logprobs + share * (rollout_logprobs - logprobs)

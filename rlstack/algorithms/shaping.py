@@ -4,7 +4,6 @@
 of every statistic. The length functions judge one response at a time and count in tokens.
 """
 
-from dataclasses import dataclass
 from math import cos, pi
 from typing import Any
 
@@ -86,11 +85,6 @@ def clip(rewards: Rewards, *, low: float, high: float) -> Rewards:
     return np.clip(rewards, low, high)
 
 
-def scale(rewards: Rewards, *, bias: float, factor: float) -> Rewards:
-    """(R + bias) * factor, [B] (AReaL, arXiv 2505.24298, released code)."""
-    return (rewards + bias) * factor
-
-
 def deviation(rewards: Rewards) -> np.floating[Any]:
     """What `whiten` divides by: unbiased std over the judged rewards, 1e-8 added to the variance.
 
@@ -119,50 +113,3 @@ def whiten(rewards: Rewards, *, shift_mean: bool) -> Rewards:
     deviations = (rewards - smallest) - shifted.mean()
     whitened = deviations / deviation(rewards)
     return whitened if shift_mean else whitened + (smallest + shifted.mean())
-
-
-@dataclass(frozen=True, slots=True)
-class RunningStatistics:
-    """Of every judged reward so far; `RunningStatistics(0, 0.0, 0.0)` to start with.
-
-    count: rewards. mean: reward units. squares: sum of squared deviations from the mean.
-    """
-
-    count: int
-    mean: float
-    squares: float
-
-    @property
-    def std(self) -> float:
-        """Unbiased, reward units; 0 before the second reward."""
-        return float(np.sqrt(self.squares / max(self.count - 1, 1)))
-
-
-def update_statistics(statistics: RunningStatistics, rewards: Rewards) -> RunningStatistics:
-    """The statistics with a batch's judged rewards [B] added (Chan et al. 1979, pairwise update).
-
-    The result does not depend on how the rewards were cut into batches.
-    """
-    judged = rewards[~np.isnan(rewards)].astype(np.float64)
-    if judged.size == 0:
-        return statistics
-    # From the smallest value on, and by its share: equal rewards then have exactly their value as
-    # the mean, and no rounding error to be magnified.
-    shifted = judged - judged.min()
-    difference = float(judged.min() + shifted.mean()) - statistics.mean
-    share = judged.size / (statistics.count + judged.size)
-    within = float(np.square(shifted - shifted.mean()).sum())
-    return RunningStatistics(
-        count=statistics.count + judged.size,
-        mean=statistics.mean + difference * share,
-        squares=statistics.squares + within + difference**2 * statistics.count * share,
-    )
-
-
-def normalise(rewards: Rewards, statistics: RunningStatistics) -> Rewards:
-    """Rewards minus the running mean over the running std, [B]; 1e-8 is added to the variance.
-
-    Update the statistics with these rewards first: the first batch has no others.
-    """
-    std = np.sqrt(statistics.std**2 + VARIANCE_EPSILON)
-    return (rewards - rewards.dtype.type(statistics.mean)) / rewards.dtype.type(std)

@@ -37,18 +37,6 @@ def distillation_advantages(
     return -weight * _log_ratio(logprobs, teacher_logprobs, loss_mask).detach()
 
 
-def sampled_reverse_kl(logprobs: Tensor, teacher_logprobs: Tensor, loss_mask: Tensor) -> Tensor:
-    """Estimate of KL(student || teacher) at sampled tokens, float [B, T], nats; 0 where masked.
-
-    The value is log student - log teacher; the gradient is that value times the gradient of the
-    logprob, whose expectation is the gradient of the KL (the log-ratio's own gradient has
-    expectation 0). For tokens that the present student sampled. Shapes as above.
-    """
-    difference = _log_ratio(logprobs, teacher_logprobs, loss_mask).detach()
-    student = torch.where(loss_mask, logprobs, 0.0)
-    return difference * (student - student.detach()).exp()
-
-
 def _log_ratio(logprobs: Tensor, teacher_logprobs: Tensor, loss_mask: Tensor) -> Tensor:
     return torch.where(loss_mask, logprobs, 0.0) - torch.where(loss_mask, teacher_logprobs, 0.0)
 

@@ -210,15 +210,3 @@ def test_staleness_weights_decay_from_one() -> None:
     found = correction.staleness_weights(torch.tensor([[0, 1, 3, 8]]), exponent=0.5)
     assert found.weights.tolist() == [pytest.approx([1.0, 0.5**0.5, 0.5, 1 / 3])]
     assert found.touched.tolist() == [[False, True, True, True]]
-
-
-def test_proximal_logprobs_lie_one_update_behind_the_policy() -> None:
-    """Where each update moves the logprob by the same amount, the approximation is exact."""
-    ages = torch.tensor([[0, 1, 2, 4, 3]])
-    mask = torch.tensor([[True, True, True, True, False]])
-    sampled = torch.full((1, 5), -2.0)
-    policy = torch.where(mask, sampled + 0.25 * ages, torch.nan)
-    policy.requires_grad_()
-    found = correction.approximate_proximal_logprobs(policy, sampled, ages, mask)
-    assert found.tolist() == [pytest.approx([-2.0, -2.0, -1.75, -1.25, 0.0])]
-    assert not found.requires_grad

@@ -1,8 +1,5 @@
 """Processes that run the configured rewards: isolated, with time-outs, replaced when they die."""
 
-# The scale of a reward model, a union with plain numbers, is dumped as one of its models.
-# pyright: reportAttributeAccessIssue=false
-
 import asyncio
 import pickle
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -247,7 +244,7 @@ def _component(config: RewardComponent) -> Component:
     weight = config.weight
     return Component(
         config.name,
-        weight if isinstance(weight, float) else WeightSchedule(**weight.model_dump()),
+        weight if isinstance(weight, int | float) else WeightSchedule(**weight.model_dump()),
         config.params,
         label=config.label,
         gate=config.gate,
