@@ -15,7 +15,7 @@ import hydra
 from omegaconf import DictConfig
 
 from rlstack.commands.command_line import (
-    Completion,
+    ShellCompletion,
     completion,
     hydra_arguments,
     plain_values,
@@ -100,7 +100,7 @@ def _usage() -> str:
     return USAGE.format(commands="\n".join(lines))
 
 
-def _complete(answer: Completion) -> None:
+def _complete(answer: ShellCompletion) -> None:
     if answer.app is None:
         print(*answer.words, sep="\n")
         return

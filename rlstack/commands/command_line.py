@@ -78,7 +78,7 @@ def plain_values(composed: DictConfig) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
+class ShellCompletion:
     """How to answer a shell: with words of ours, or by an app that is given `arguments`."""
 
     words: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ class Completion:
 
 def completion(
     arguments: list[str], *, line: str, commands: tuple[str, ...], apps: tuple[str, ...]
-) -> Completion | None:
+) -> ShellCompletion | None:
     """What to do for Hydra's shell completion (`-sc query=bash`); None: it was not asked for.
 
     Hydra completes programs without commands: the command is cut out of the typed `line`.
@@ -99,11 +99,11 @@ def completion(
     if not asked or asked[0] not in COMPLETION:
         return None
     if not any(argument.startswith("query=") for argument in asked):
-        return Completion(app=apps[0], arguments=asked)
+        return ShellCompletion(app=apps[0], arguments=asked)
     typed = re.fullmatch(r"(\s*\S+\s+)(\S+)\s+(.*)", line, re.DOTALL)
     if typed is None:
-        return Completion(words=commands)
+        return ShellCompletion(words=commands)
     program, command, rest = typed.groups()
     if command not in apps:
-        return Completion()
-    return Completion(app=command, arguments=asked, line=program + rest)
+        return ShellCompletion()
+    return ShellCompletion(app=command, arguments=asked, line=program + rest)

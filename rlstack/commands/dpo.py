@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlstack.commands import rounds, supervised
-from rlstack.commands.preference_learner import Reference, judged_learner, pair_learner
+from rlstack.commands.preference_learner import ReferenceLogprobs, judged_learner, pair_learner
 from rlstack.commands.preflight import preflight
 from rlstack.commands.rounds import Round, RoundsTraining
 from rlstack.commands.supervised import Learner, SupervisedTraining
@@ -34,7 +34,7 @@ from workers.models.preflight import model_fingerprint
 Datasets = Mapping[str, Sequence[Any]]
 """Name -> pairs or judged responses."""
 
-MakeLearner = Callable[[PolicyGroup, Reference[Any]], Learner[Any, Any]]
+MakeLearner = Callable[[PolicyGroup, ReferenceLogprobs[Any]], Learner[Any, Any]]
 
 
 def run(config: DPOConfig) -> Summary:
@@ -61,7 +61,7 @@ def _given(config: DPOConfig, tokenizer: Tokenizer) -> SupervisedTraining[Any, A
 
     def learner(roles: WorkerGroups) -> Learner[Any, Any]:
         cache = ReferenceCache[Any](Path(config.run_dir) / "reference", model=fingerprint)
-        return make(supervised.policy_of(roles), Reference(cache=cache, datasets=datasets))
+        return make(supervised.policy_of(roles), ReferenceLogprobs(cache=cache, datasets=datasets))
 
     return SupervisedTraining(
         command="dpo", config=config, train=train, held_out=held_out, learner=learner
@@ -78,7 +78,7 @@ def _sampled(config: DPOConfig, tokenizer: Tokenizer) -> RoundsTraining[Any]:
         cache = ReferenceCache[Any](current.folder / "reference", model=model)
         datasets = {"train": samples}
         return _learner_of(config, datasets, tokenizer)(
-            policy, Reference(cache=cache, datasets=datasets, is_policy=current.is_start)
+            policy, ReferenceLogprobs(cache=cache, datasets=datasets, is_policy=current.is_start)
         )
 
     training = partial(

@@ -2,7 +2,7 @@
 
 restore, evaluate before the first step, then step, evaluate, log and save; at the end export. A
 signal to stop lets the step finish and saves it. What a step and an evaluation are, a command says
-in a `Part`: all of its run, or a round of it.
+in a `RunPart`: all of its run, or a round of it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,7 +20,7 @@ from rlstack.run.report import write_report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class RunPart:
     """What a command tells the loop of its steps, from where the run stands to `end`."""
 
     end: int
@@ -73,7 +73,7 @@ class Loop:
             stopped_early=self.stopped_early,
         )
 
-    async def run(self, part: Part) -> Summary:
+    async def run(self, part: RunPart) -> Summary:
         """Carry out `part`; what was achieved so far."""
         progress = self.progress
         if part.prepare is not None:
@@ -116,7 +116,7 @@ class Loop:
             await write_folder(folder, trainer.export)
         self.model = self.run_dir / "export"
 
-    async def _evaluate(self, part: Part, step: int) -> dict[str, float]:
+    async def _evaluate(self, part: RunPart, step: int) -> dict[str, float]:
         """The metrics of an evaluation, where it is time for one."""
         every = self.config.evaluation.every
         is_end = part.is_last and step == part.end
@@ -126,7 +126,7 @@ class Loop:
         self.progress.evaluated(step, values)
         return values
 
-    async def _save(self, part: Part) -> None:
+    async def _save(self, part: RunPart) -> None:
         """Write a checkpoint after the last completed step, once."""
         if self.progress.is_saved:
             return
@@ -141,7 +141,7 @@ class Loop:
         for name, trainer in self.trainers.items():
             await trainer.load(directory / name)
 
-    async def _restore(self, part: Part) -> None:
+    async def _restore(self, part: RunPart) -> None:
         path, state = await self.progress.restore(self._load_trainers)
         if self.scorer is not None:
             await self.scorer.restore(load_rewards(path))

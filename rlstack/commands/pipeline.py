@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from rlstack.commands import merge
 from rlstack.commands.command_line import hydra_arguments
 from rlstack.commands.composing import composed_values
-from rlstack.commands.pipeline_plan import Action, PlannedStage, finish, plan, start
+from rlstack.commands.pipeline_plan import PlannedStage, StageAction, finish, plan, start
 from rlstack.commands.table import COMMANDS, Command
 from rlstack.config.base import RunSchema
 from rlstack.config.load import dump, parse
@@ -55,12 +55,12 @@ def run(config: PipelineConfig, *, run_command: RunCommand = _run_command) -> Su
     for number, (stage, action) in enumerate(zip(ready, actions, strict=True), 1):
         planned = stage.planned
         title = f"pipeline {number}/{len(ready)}: {planned.name} ({planned.command})"
-        print(f"{title}: {'done already' if action is Action.SKIP else action}", flush=True)
-        if action is Action.SKIP:
+        print(f"{title}: {'done already' if action is StageAction.SKIP else action}", flush=True)
+        if action is StageAction.SKIP:
             continue
-        if action is Action.START:
+        if action is StageAction.START:
             start(planned)
-        if not stage.run(action is Action.RESUME):
+        if not stage.run(action is StageAction.RESUME):
             print(f"pipeline stopped; continue with rlstack pipeline resume={run_dir}", flush=True)
             return Summary(stopped_early=True)
         finish(planned)

@@ -20,7 +20,7 @@ from rlstack.errors import ConfigError
 STARTED, DONE = "started.yaml", "done.yaml"
 
 
-class Action(StrEnum):
+class StageAction(StrEnum):
     """What to do with a stage."""
 
     SKIP = "skip"
@@ -47,7 +47,7 @@ class PlannedStage:
         return {"command": self.command, "configuration": dict(self.configuration)}
 
 
-def plan(stages: Sequence[PlannedStage]) -> list[Action]:
+def plan(stages: Sequence[PlannedStage]) -> list[StageAction]:
     """What to do with each stage.
 
     Raises:
@@ -56,10 +56,10 @@ def plan(stages: Sequence[PlannedStage]) -> list[Action]:
     """
     actions = [_action(stage) for stage in stages]
     for index, (stage, action) in enumerate(zip(stages, actions, strict=True)):
-        if action is Action.START:
+        if action is StageAction.START:
             continue
         for earlier, before in zip(stages[:index], actions[:index], strict=True):
-            if before is not Action.SKIP and _reads(stage, earlier):
+            if before is not StageAction.SKIP and _reads(stage, earlier):
                 raise ConfigError(
                     f"stage {stage.name!r} was made from what {earlier.name!r} had written, and "
                     f"{earlier.name!r} is not done; remove {stage.run_dir} to make both anew"
@@ -87,15 +87,15 @@ def finish(stage: PlannedStage) -> None:
         os.close(descriptor)
 
 
-def _action(stage: PlannedStage) -> Action:
+def _action(stage: PlannedStage) -> StageAction:
     if (stage.run_dir / DONE).is_file():
         _check_unchanged(stage, stage.run_dir / DONE, "is done")
-        return Action.SKIP
+        return StageAction.SKIP
     begun = (stage.run_dir / STARTED).is_file()
     if begun and stage.resumable and any((stage.run_dir / "checkpoints").glob("step_*")):
         _check_unchanged(stage, stage.run_dir / STARTED, "was interrupted")
-        return Action.RESUME
-    return Action.START
+        return StageAction.RESUME
+    return StageAction.START
 
 
 def _check_unchanged(stage: PlannedStage, file: Path, state: str) -> None:

@@ -26,7 +26,7 @@ from workers.groups.ranks import PolicyGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reference(Generic[SampleT]):
+class ReferenceLogprobs(Generic[SampleT]):
     """What the policy said of samples before it learned from them."""
 
     cache: ReferenceCache[SampleT]
@@ -60,7 +60,7 @@ class Reference(Generic[SampleT]):
 
 def pair_learner(
     policy: PolicyGroup,
-    reference: Reference[PreferencePair],
+    reference: ReferenceLogprobs[PreferencePair],
     *,
     objective: PairObjective,
     pad_token_id: int,
@@ -91,7 +91,7 @@ def _tokens(pair: PreferencePair) -> Iterator[NDArray[np.int64]]:
 
 def judged_learner(
     policy: PolicyGroup,
-    reference: Reference[JudgedResponse],
+    reference: ReferenceLogprobs[JudgedResponse],
     *,
     objective: KTOObjective,
     pad_token_id: int,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from rlstack.commands.loop import Loop, Part, with_report
+from rlstack.commands.loop import Loop, RunPart, with_report
 from rlstack.commands.preflight import preflight
 from rlstack.commands.rl_roles import (
     check_critic,
@@ -100,7 +100,7 @@ async def train_policy(
     if controller.roles.critic is not None:
         trainers["critic"] = controller.roles.critic
     return await Loop(config, running, command="rl", trainers=trainers).run(
-        Part(
+        RunPart(
             end=config.total_steps,
             step=steps.step,
             evaluate=steps.evaluate,

@@ -17,7 +17,7 @@ from typing import Any, Generic
 import numpy as np
 
 from rlstack.commands import supervised
-from rlstack.commands.loop import Loop, Part, with_report
+from rlstack.commands.loop import Loop, RunPart, with_report
 from rlstack.commands.policy_samples import PolicySamples
 from rlstack.commands.supervised import Learner
 from rlstack.commands.wiring import Running, Sampling, reward_models, started
@@ -200,7 +200,7 @@ class _Rounds(Generic[SampleT]):
 
     def _part(
         self, folder: Path, samples: Sequence[SampleT], number: int, start: int, done: int
-    ) -> Part:
+    ) -> RunPart:
         """What the loop carries out in a round of which `done - start` steps are done."""
         config, name = self.config, f"round {number}"
         end = start + config.num_steps(len(samples))
@@ -220,7 +220,7 @@ class _Rounds(Generic[SampleT]):
             values = await steps.step(number)
             return values | opening if number == start + 1 else values
 
-        return Part(
+        return RunPart(
             end=end,
             step=step,
             evaluate=self._evaluate if self.held_out else None,

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from rlstack.batch import Rows
-from rlstack.commands.loop import Loop, Part, with_report
+from rlstack.commands.loop import Loop, RunPart, with_report
 from rlstack.commands.wiring import Running, started
 from rlstack.config.supervised import SupervisedConfig
 from rlstack.data.dataset import Dataset, SampleT
@@ -117,7 +117,7 @@ async def learn(
     async def evaluate(_: int) -> dict[str, float]:
         return (await steps.evaluate(held_out)).values()
 
-    part = Part(
+    part = RunPart(
         end=training.num_steps,
         step=steps.step,
         evaluate=evaluate if held_out else None,

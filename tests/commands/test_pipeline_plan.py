@@ -6,10 +6,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlstack.commands.pipeline_plan import DONE, STARTED, Action, PlannedStage, finish, plan, start
+from rlstack.commands.pipeline_plan import (
+    DONE,
+    STARTED,
+    PlannedStage,
+    StageAction,
+    finish,
+    plan,
+    start,
+)
 from rlstack.errors import ConfigError
 
-START, RESUME, SKIP = Action.START, Action.RESUME, Action.SKIP
+START, RESUME, SKIP = StageAction.START, StageAction.RESUME, StageAction.SKIP
 
 
 def stage(run_dir: Path, name: str, *, resumable: bool = True, **values: object) -> PlannedStage:
