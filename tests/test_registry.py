@@ -81,7 +81,7 @@ def test_an_entry_says_what_it_is() -> None:
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [
-        ("sqare", {}, "shape 'sqare' is unknown. Did you mean 'square'. Known: needy, round, squ"),
+        ("squar", {}, "shape 'squar' is unknown. Did you mean 'square'. Known: needy, round, squ"),
         ("circle", {}, "A shape of your own needs its module or file in drawing.plugins."),
         ("square", {}, "shape 'square' needs the parameter 'size' .*Add it to its params"),
         ("square", {"size": 0}, "shape 'square', parameter 'size': expected .*, got 0 .*than 0"),
