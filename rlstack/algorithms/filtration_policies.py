@@ -190,6 +190,11 @@ def filtration_policy(name: str, **params: Any) -> Policy:
     Raises:
         AlgorithmError: if the name or a parameter is unknown, missing or wrong.
     """
+    if name in POLICIES and name in FILTRATIONS.known_names():
+        raise AlgorithmError(
+            f"filtration policy {name!r} is one that ships with rlstack, and a plugin registers "
+            "another of that name; rename the plugin's"
+        )
     if name in FILTRATIONS.known_names():
         return Registered(function=FILTRATIONS.bind(name, params))
     if name not in POLICIES:

@@ -166,13 +166,20 @@ def _plugin_advantage(step: Step, config: PluginPart) -> Estimated:
     found = plugins.ADVANTAGES.bind(config.function, config.params)(batch)
     shape = tuple(batch.loss_mask.shape)
     if found.shape == shape[:1]:
-        return Estimated(advantages=advantages.per_token(found, batch.loss_mask))
+        found = found.unsqueeze(1).expand(shape)
     if found.shape != shape:
         raise AlgorithmError(
             f"advantage {config.function!r} returned {list(found.shape)}; expected one for each "
             f"rollout, [{shape[0]}], or for each token, {list(shape)}"
         )
-    return Estimated(advantages=torch.where(batch.loss_mask, found, 0.0))
+    found = torch.where(batch.loss_mask, found, 0.0)
+    if not bool(found.isfinite().all()):
+        row = int((~found.isfinite()).any(dim=1).nonzero()[0])
+        raise AlgorithmError(
+            f"advantage {config.function!r} is not finite in row {row}, whose reward is "
+            f"{float(batch.rewards[row]):g}; a rollout that could not be judged (nan) must get 0"
+        )
+    return Estimated(advantages=found)
 
 
 ADVANTAGES: dict[str, Part[[Step, Any], Estimated]] = {

@@ -44,6 +44,11 @@ def own_misshapen(batch: TokenBatch) -> torch.Tensor:
     return torch.zeros(1)
 
 
+@register_advantage("own_careless")
+def own_careless(batch: TokenBatch) -> torch.Tensor:
+    return batch.rewards
+
+
 @register_policy_loss("own_reinforce")
 def own_reinforce(logprobs, old_logprobs, advantages, loss_mask, *, weight: float):
     return -weight * advantages * logprobs
@@ -110,6 +115,28 @@ def test_an_advantage_of_another_shape_is_refused(method: Path) -> None:
             config=advantage(method, "own_misshapen").algorithm,
             kl_coef=0.0,
         )
+
+
+def test_an_advantage_that_is_not_finite_names_its_row(method: Path) -> None:
+    batch = token_batch()
+    with pytest.raises(AlgorithmError, match="not finite in row 7, whose reward is nan"):
+        estimate_advantages(
+            batch,
+            batch.rollout_logprobs,
+            batch.rollout_logprobs,
+            config=advantage(method, "own_careless").algorithm,
+            kl_coef=0.0,
+        )
+
+
+def test_a_shipped_filtration_is_not_replaced_by_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    def best(candidates: Candidates) -> Any: ...
+
+    entries = dict(plugins.FILTRATIONS._entries)  # others of this process stay
+    monkeypatch.setattr(plugins.FILTRATIONS, "_entries", entries)
+    plugins.register_filtration("best")(best)
+    with pytest.raises(AlgorithmError, match="'best' is one that ships with rlstack"):
+        filtration_policy("best")
 
 
 def test_a_loss_is_that_of_the_shipped_one_that_it_repeats(method: Path) -> None:
