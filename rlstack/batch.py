@@ -55,6 +55,15 @@ class Rows:
         """int64 [B], real tokens per row."""
         return self.attention_mask.sum(dim=1)
 
+    @property
+    def sample_lengths(self) -> Tensor:
+        """int64 [N], real tokens of each sample that `select` takes: here a row."""
+        return self.lengths
+
+    def select(self, samples: Tensor) -> Self:
+        """The same batch with only `samples` (int64 [M], here rows), in that order."""
+        return self._map(lambda tensor: tensor[samples])
+
     def to(self, device: torch.device) -> Self:
         """The same batch on `device`."""
         return self._map(lambda tensor: tensor.to(device))
@@ -66,21 +75,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SelectableRows(Rows):
-    """Rows that stand by themselves: every tensor has one entry for each."""
-
-    @property
-    def sample_lengths(self) -> Tensor:
-        """int64 [B], real tokens of each sample that `select` takes: a row."""
-        return self.lengths
-
-    def select(self, rows: Tensor) -> Self:
-        """The same batch with only `rows` (int64 [N]), in that order."""
-        return self._map(lambda tensor: tensor[rows])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TokenBatch(SelectableRows):
+class TokenBatch(Rows):
     """What was generated.
 
     token_ids: int64 [B, T]. attention_mask: bool [B, T], True on real tokens.

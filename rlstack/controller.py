@@ -33,7 +33,7 @@ from rlstack.protocols import Critic, Filtration, PolicyTrainer, Reference, Role
 from rlstack.run.timeline import Timeline
 from rlstack.seeds import Domain, derived_seed
 from rlstack.step_metrics import step_metrics
-from rlstack.types import Group, Prompt, SamplingSettings
+from rlstack.types import Group, Prompt
 
 ResultT = TypeVar("ResultT")
 
@@ -124,12 +124,7 @@ class Controller:
                     domain=Domain.EVALUATION,
                     numbers=range(len(prompts)),
                     num_samples=settings.num_samples,
-                    sampling=SamplingSettings(
-                        temperature=settings.temperature,
-                        top_p=settings.top_p,
-                        max_response_tokens=settings.max_response_tokens,
-                        stop=self.config.rollout.stop,
-                    ),
+                    sampling=settings.sampling(stop=self.config.rollout.stop),
                     version=self.policy_version,
                 )
         return StepResult(metrics=evaluation_metrics(groups), groups=groups)

@@ -220,7 +220,7 @@ class OnDemand:
                     domain=Domain.ROLLOUT,
                     numbers=range(first, first + missing),
                     num_samples=config.rollout.num_samples,
-                    sampling=self._settings(config.rollout.temperature),
+                    sampling=config.rollout.sampling(),
                     version=self.version,
                 )
             for group in groups:
@@ -239,20 +239,13 @@ class OnDemand:
                 domain=Domain.BASELINE,
                 numbers=[group.number for group in groups],
                 num_samples=1,
-                sampling=self._settings(temperature=0.0),
+                sampling=self.config.rollout.sampling(temperature=0.0),
                 version=self.version,
             )
         return [
             replace(group, baseline=answer.scores[0])
             for group, answer in zip(groups, greedy, strict=True)
         ]
-
-    def _settings(self, temperature: float) -> SamplingSettings:
-        return SamplingSettings(
-            temperature=temperature,
-            max_response_tokens=self.config.rollout.max_response_tokens,
-            stop=self.config.rollout.stop,
-        )
 
 
 def _group(

@@ -1,4 +1,4 @@
-"""What trainer and engine actors are told and what they report; no heavy library is imported."""
+"""What trainer and engine actors are told and what they report; imports no more than torch."""
 
 from dataclasses import dataclass
 

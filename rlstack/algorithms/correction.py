@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-LOG_RATIO_LIMIT = 20.0
+from rlstack.algorithms.kl import LOG_RATIO_LIMIT
 
 Level = Literal["token", "sequence", "geometric"]
 

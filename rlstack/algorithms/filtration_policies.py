@@ -161,13 +161,12 @@ class Registered(Policy):
             AlgorithmError: if a row is not there or could not be judged.
         """
         kept = np.sort(np.asarray(self.function(candidates), dtype=np.int64))
-        num_rows = len(candidates.rewards)
-        wrong = [row for row in kept if not 0 <= row < num_rows]
-        wrong += [row for row in kept if row not in wrong and np.isnan(candidates.rewards[row])]
-        if wrong:
+        judged = np.flatnonzero(~np.isnan(candidates.rewards))
+        wrong = kept[~np.isin(kept, judged)]
+        if len(wrong):
             raise AlgorithmError(
-                f"a filtration kept row {wrong[0]} of {num_rows}, which is not there or could not "
-                "be judged; keep rows whose reward is a number"
+                f"a filtration kept row {wrong[0]} of {len(candidates.rewards)}, which is not "
+                "there or could not be judged; keep rows whose reward is a number"
             )
         return kept
 
@@ -190,15 +189,16 @@ def filtration_policy(name: str, **params: Any) -> Policy:
     Raises:
         AlgorithmError: if the name or a parameter is unknown, missing or wrong.
     """
-    if name in POLICIES and name in FILTRATIONS.known_names():
+    registered = FILTRATIONS.known_names()
+    if name in POLICIES and name in registered:
         raise AlgorithmError(
             f"filtration policy {name!r} is one that ships with rlstack, and a plugin registers "
             "another of that name; rename the plugin's"
         )
-    if name in FILTRATIONS.known_names():
+    if name in registered:
         return Registered(function=FILTRATIONS.bind(name, params))
     if name not in POLICIES:
-        known = (*POLICIES, *FILTRATIONS.known_names())
+        known = (*POLICIES, *registered)
         close = get_close_matches(name, known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise AlgorithmError(

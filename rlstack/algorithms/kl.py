@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 LOG_RATIO_LIMIT = 20.0
+"""Nats: log ratios are held within +- this before exp, here and in losses and corrections."""
 LARGEST_ERROR = 0.2
 
 Estimator = Literal["k1", "k2", "k3"]

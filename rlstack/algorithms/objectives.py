@@ -14,7 +14,7 @@ from rlstack.algorithms.preference_catalog import judged_loss, preference_loss
 from rlstack.algorithms.preference_losses import bradley_terry, kto_reference_point, row_mean
 from rlstack.algorithms.reductions import token_mean
 from rlstack.algorithms.supervised_losses import negative_log_likelihood
-from rlstack.batch import PolicyBatch, SelectableRows
+from rlstack.batch import CriticBatch, PolicyBatch, Rows
 from rlstack.batches.preference_reference import JudgedPreferenceBatch, PreferenceBatch
 from rlstack.batches.preferences import PairBatch
 from rlstack.batches.supervised import SFTBatch
@@ -57,7 +57,7 @@ class ModelOutput:
     greedy: Tensor | None = None
 
 
-ResponseLogprobs = Callable[[SelectableRows], Tensor]
+ResponseLogprobs = Callable[[Rows], Tensor]
 """Float32 [B], nats, of whole responses, on the model's device; every rank takes part."""
 
 
@@ -95,7 +95,7 @@ def _policy(
 
 
 def _critic(
-    rows: Any, output: ModelOutput, objective: CriticConfig, _: None
+    rows: CriticBatch, output: ModelOutput, objective: CriticConfig, _: None
 ) -> tuple[Tensor, Metrics]:
     return critic_loss(rows, output.values, config=objective)
 

@@ -13,9 +13,9 @@ Keyword-only parameters are what `params` of the configuration may set. `algorit
 the files; each process that needs a function imports them itself.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from inspect import Parameter, signature
 from typing import Any, TypeVar
 
@@ -105,8 +105,9 @@ def _register(
     return target
 
 
-def load_plugins(plugins: Iterable[str]) -> None:
-    """Import plugins, each once a process.
+@cache
+def load_plugins(plugins: tuple[str, ...]) -> None:
+    """Import plugins, once a process: a loss asks for them in every micro-batch.
 
     Raises:
         AlgorithmError: if one cannot be imported, or registers what is wrong.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LOG_RATIO_LIMIT = 20.0
+from rlstack.algorithms.kl import LOG_RATIO_LIMIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

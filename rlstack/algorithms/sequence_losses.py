@@ -12,8 +12,8 @@ its share of L, so weights that differ within a row act by their mean.
 import torch
 from torch import Tensor
 
+from rlstack.algorithms.kl import LOG_RATIO_LIMIT
 from rlstack.algorithms.policy_losses import (
-    LOG_RATIO_LIMIT,
     PolicyLoss,
     clipped,
     log_ratios,

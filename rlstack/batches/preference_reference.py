@@ -9,18 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlstack.batch import Rows, SelectableRows
+from rlstack.batch import Rows, check_tensor
 from rlstack.batches.preferences import JudgedBatch, PairBatch, collate_judged
 from rlstack.types import JudgedResponse
-
-
-def _check_logprobs(batch: Rows, name: str) -> None:
-    tensor: Tensor = getattr(batch, name)
-    if tensor.shape != (batch.num_rows,) or tensor.dtype != torch.float32:
-        raise ValueError(
-            f"{type(batch).__name__}.{name}: expected torch.float32 [{batch.num_rows}], "
-            f"got {tensor.dtype} {list(tensor.shape)}"
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,7 +26,7 @@ class PreferenceBatch(PairBatch):
 
     def __post_init__(self) -> None:
         PairBatch.__post_init__(self)
-        _check_logprobs(self, "ref_logprobs")
+        check_tensor(self, "ref_logprobs", (self.num_rows,), torch.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,23 +39,18 @@ class JudgedPreferenceBatch(JudgedBatch):
     """
 
     ref_logprobs: Tensor
-    mismatched: SelectableRows
+    mismatched: Rows
     mismatched_ref_logprobs: Tensor
 
     def __post_init__(self) -> None:
         JudgedBatch.__post_init__(self)
-        _check_logprobs(self, "ref_logprobs")
+        check_tensor(self, "ref_logprobs", (self.num_rows,), torch.float32)
 
-    def select(self, rows: Tensor) -> Self:
-        """The same batch with only `rows` (int64 [M]), in that order."""
-        return replace(
-            self,
-            token_ids=self.token_ids[rows],
-            attention_mask=self.attention_mask[rows],
-            loss_mask=self.loss_mask[rows],
-            desirable=self.desirable[rows],
-            ref_logprobs=self.ref_logprobs[rows],
-        )
+    def select(self, samples: Tensor) -> Self:
+        """The same batch with only `samples` (int64 [M], rows), in that order."""
+        # dataclass(slots=True) makes a new class, so zero-argument super() would not find it.
+        chosen = super(JudgedPreferenceBatch, self).select(samples)
+        return replace(chosen, mismatched_ref_logprobs=self.mismatched_ref_logprobs)
 
 
 def with_reference(batch: PairBatch, ref_logprobs: NDArray[np.float32]) -> PreferenceBatch:
@@ -94,9 +80,9 @@ def judged_with_reference(
     )
 
 
-def plain_rows(batch: Rows) -> SelectableRows:
+def plain_rows(batch: Rows) -> Rows:
     """The rows alone: of pairs, both responses of each in turn."""
-    return SelectableRows(
+    return Rows(
         token_ids=batch.token_ids,
         attention_mask=batch.attention_mask,
         loss_mask=batch.loss_mask,

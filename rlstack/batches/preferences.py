@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from rlstack.batch import Rows, SelectableRows, check_tensor, padded_rows, response_row
+from rlstack.batch import Rows, check_tensor, padded_rows, response_row
 from rlstack.types import JudgedResponse, PreferencePair
 
 
@@ -40,20 +40,20 @@ class PairBatch(Rows):
         """int64 [N], real tokens of both rows of each pair."""
         return self.lengths.view(-1, 2).sum(dim=1)
 
-    def select(self, pairs: Tensor) -> Self:
-        """The same batch with only `pairs` (int64 [M], indices of pairs), in that order."""
-        rows = torch.stack((2 * pairs, 2 * pairs + 1), dim=1).flatten()
-        chosen = {"margins": self.margins[pairs]}
+    def select(self, samples: Tensor) -> Self:
+        """The same batch with only `samples` (int64 [M], indices of pairs), in that order."""
+        rows = torch.stack((2 * samples, 2 * samples + 1), dim=1).flatten()
+        chosen = {"margins": self.margins[samples]}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor) and field.name not in chosen:
                 chosen[field.name] = value[rows]
-        sources = tuple(self.data_sources[pair] for pair in pairs.tolist())
+        sources = tuple(self.data_sources[pair] for pair in samples.tolist())
         return replace(self, **chosen, data_sources=sources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class JudgedBatch(SelectableRows):
+class JudgedBatch(Rows):
     """Single responses that were judged good or bad (KTO).
 
     loss_mask: True on the responses' tokens, the end of sequence included. desirable: bool [N].

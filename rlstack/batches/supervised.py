@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlstack.batch import SelectableRows, padded_rows
+from rlstack.batch import Rows, padded_rows
 from rlstack.types import Demonstration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SFTBatch(SelectableRows):
+class SFTBatch(Rows):
     """Demonstrations.
 
     num_loss_tokens: the denominator of the loss over the whole optimizer step.

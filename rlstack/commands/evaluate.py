@@ -17,7 +17,7 @@ from rlstack.run.checkpoint import Checkpoints
 from rlstack.run.progress import Summary
 from rlstack.run.rollout_log import write_rollouts
 from rlstack.seeds import Domain
-from rlstack.types import Prompt, SamplingSettings
+from rlstack.types import Prompt
 from workers.models.preflight import is_model_directory
 
 
@@ -67,12 +67,7 @@ async def _evaluate(
         domain=Domain.EVALUATION,
         numbers=range(len(prompts)),
         num_samples=settings.num_samples,
-        sampling=SamplingSettings(
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            max_response_tokens=settings.max_response_tokens,
-            stop=config.rollout.stop,
-        ),
+        sampling=settings.sampling(stop=config.rollout.stop),
         version=num_updates(config.model),
     )
     values = evaluation_metrics(groups).values()

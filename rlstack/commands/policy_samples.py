@@ -9,7 +9,7 @@ from rlstack.evaluation import evaluation_metrics
 from rlstack.metrics import Metrics
 from rlstack.run.rollout_log import write_rollouts
 from rlstack.seeds import Domain
-from rlstack.types import Group, Phase, Prompt, SamplingSettings
+from rlstack.types import Group, Phase, Prompt
 
 
 class PolicySamples:
@@ -55,18 +55,14 @@ class PolicySamples:
         first: int,
         step: int,
     ) -> tuple[list[Group], Metrics]:
-        rollout, evaluation = self.config.rollout, domain is Domain.EVALUATION
+        evaluation = domain is Domain.EVALUATION
         metrics = await self.reallocator.enter(Phase.GENERATE, version=step)
         groups = await self.sampler.sample(
             prompts,
             domain=domain,
             numbers=range(first, first + len(prompts)),
             num_samples=num_samples,
-            sampling=SamplingSettings(
-                temperature=rollout.temperature,
-                max_response_tokens=rollout.max_response_tokens,
-                stop=rollout.stop,
-            ),
+            sampling=self.config.rollout.sampling(),
             version=step,
         )
         metrics += await self.reallocator.enter(Phase.TRAIN, version=step)

@@ -43,9 +43,7 @@ async def _run(config: RLConfig) -> Summary:
     filtration = chosen_filtration(config)
     load = partial(load_prompts, tokenizer=tokenizer, config=config.data)
     train, held_out = train_and_held_out(config.data, load)
-    sampler = PromptSampler(
-        train, seed=config.seed, shuffle=config.data.shuffle, curriculum=config.data.curriculum
-    )
+    sampler = PromptSampler.of_run(train, config.data, seed=config.seed)
     prompts = (*train.prompts, *held_out.prompts)
     async with started(
         config,

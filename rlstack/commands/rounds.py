@@ -134,12 +134,7 @@ class _Rounds(Generic[SampleT]):
             config, running, command=training.command, trainers={"policy": roles.policy}
         )
         self.num_prompts = config.prompts_in_round(len(prompts.prompts))
-        self.sampler = PromptSampler(
-            prompts,
-            seed=config.seed,
-            shuffle=config.data.shuffle,
-            curriculum=config.data.curriculum,
-        )
+        self.sampler = PromptSampler.of_run(prompts, config.data, seed=config.seed)
 
     async def run(self) -> Summary:
         """Go from the latest checkpoint, or from the start, to the last round or to a stop."""

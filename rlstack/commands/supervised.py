@@ -147,12 +147,7 @@ class Steps(Generic[SampleT, BatchT]):
         self.start = start
         self.num_rows = len(train.prompts)
         self.rows_per_step = config.data.prompts_per_step
-        self.sampler = PromptSampler(
-            train,
-            seed=config.seed,
-            shuffle=config.data.shuffle,
-            curriculum=config.data.curriculum,
-        )
+        self.sampler = PromptSampler.of_run(train, config.data, seed=config.seed)
         self.tracker, self.timeline = running.tracker, running.timeline
 
     async def step(self, step: int) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from rlstack.config.base import Frozen
+from rlstack.types import SamplingSettings
 
 
 class RolloutConfig(Frozen):
@@ -24,3 +25,11 @@ class RolloutConfig(Frozen):
     """Share of each GPU's memory an engine may hold."""
     max_restarts: int = Field(ge=0)
     """How often an engine that died is started again before the run gives up."""
+
+    def sampling(self, *, temperature: float | None = None) -> SamplingSettings:
+        """What the engines are told of each response; `temperature` in place of its own."""
+        return SamplingSettings(
+            temperature=self.temperature if temperature is None else temperature,
+            max_response_tokens=self.max_response_tokens,
+            stop=self.stop,
+        )

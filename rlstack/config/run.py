@@ -30,6 +30,7 @@ from rlstack.config.rl_checks import (
 from rlstack.config.rollout import RolloutConfig
 from rlstack.config.tracking import TrackingConfig
 from rlstack.config.trainer import TrainerConfig
+from rlstack.types import SamplingSettings
 
 
 class EvaluationConfig(Frozen):
@@ -41,6 +42,15 @@ class EvaluationConfig(Frozen):
     temperature: float = Field(ge=0)
     top_p: float = Field(gt=0, le=1)
     max_response_tokens: int = Field(ge=1)
+
+    def sampling(self, *, stop: tuple[str, ...]) -> SamplingSettings:
+        """What the engines are told of each response; `stop` is that of the rollouts."""
+        return SamplingSettings(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_response_tokens=self.max_response_tokens,
+            stop=stop,
+        )
 
 
 class RLConfig(RunSchema):

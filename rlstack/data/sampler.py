@@ -13,6 +13,7 @@ from typing import Generic
 import numpy as np
 from numpy.typing import NDArray
 
+from rlstack.config.data import DataConfig
 from rlstack.data.dataset import SHOWN_ROWS, Dataset, Sample, SampleT
 from rlstack.errors import CheckpointError, DataError
 from rlstack.seeds import Domain, generator
@@ -63,6 +64,17 @@ class PromptSampler(Generic[SampleT]):
         self._shares = shares
         self._taken = [0] * len(pools)
         self._fingerprint = _fingerprint(pools, (seed, shuffle, curriculum, shares))
+
+    @classmethod
+    def of_run(
+        cls, dataset: Dataset[SampleT], config: DataConfig, *, seed: int
+    ) -> "PromptSampler[SampleT]":
+        """The sampler that the group `data` of a run with `seed` asks for.
+
+        Raises:
+            DataError: as the constructor.
+        """
+        return cls(dataset, seed=seed, shuffle=config.shuffle, curriculum=config.curriculum)
 
     def take(self, num_samples: int) -> list[SampleT]:
         """The next samples; at the end of an epoch, and in small datasets, one may come twice."""

@@ -1,7 +1,7 @@
 """The calls of one RL step as data: who computes what, from what, on how many rows; pure.
 
 `Controller.step` makes these calls and no others, each after those whose results it reads; a test
-holds it to that. Cost model, simulator and search read them instead of the code.
+holds it to that.
 """
 
 from dataclasses import dataclass

@@ -175,7 +175,7 @@ def test_a_filtration_keeps_its_rows(method: Path) -> None:
 
 
 def test_a_filtration_that_keeps_an_unjudged_row_is_refused(method: Path) -> None:
-    plugins.load_plugins([str(method)])
+    plugins.load_plugins((str(method),))
     with pytest.raises(AlgorithmError, match="row 1 of 4"):
         filtration_policy("own_everything").select(candidates(), seed=0)
 

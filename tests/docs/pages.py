@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PATHS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = (ROOT, ROOT / "deploy", ROOT / "docs")
+PATHS = [path for folder in FOLDERS for path in sorted(folder.glob("*.md"))]
 
 
 @dataclass(frozen=True, slots=True)

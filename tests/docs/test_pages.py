@@ -17,7 +17,7 @@ from rewards.combination import Component
 from rewards.environments.registry import ENVIRONMENTS
 from rewards.load import RewardSpec, load_reward
 from rewards.registry import REWARDS
-from rlstack.commands.command_line import resume_target
+from rlstack.commands.command_line import hydra_arguments, resume_target
 from rlstack.commands.merge import chosen_method, parser
 from rlstack.commands.pipeline import prepare
 from rlstack.config.load import dump, parse
@@ -81,7 +81,7 @@ def test_every_command_is_one_that_is_checked(words: list[str]) -> None:
 @pytest.mark.parametrize("words", COMPOSED, ids=" ".join)
 def test_a_training_command_is_valid(words: list[str]) -> None:
     _, name, *overrides = words
-    parse(APPS[name], composed(name, *overrides))
+    parse(APPS[name], composed(name, *hydra_arguments(overrides, schema=APPS[name])))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

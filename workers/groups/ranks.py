@@ -15,10 +15,9 @@ from torch import Tensor
 
 from rlstack.algorithms.objectives import Objective
 from rlstack.algorithms.preference_evaluation import PairScores, pair_metrics
-from rlstack.batch import Rows, SelectableRows, TokenBatch
+from rlstack.batch import Rows, TokenBatch
 from rlstack.batches.preference_reference import plain_rows
 from rlstack.batches.preferences import PairBatch
-from rlstack.config.reward_model import RewardLossConfig
 from rlstack.metrics import Metrics, merge
 from rlstack.planning.phases import Transport
 from workers.specs import Measured, SendReport
@@ -137,21 +136,19 @@ class TrainerGroup(RankGroup[TrainerT]):
         await self.join(_process_group)
         await self.call(lambda rank: rank.start())
 
-    async def update(self, batch: SelectableRows | PairBatch, objective: Objective) -> Metrics:
+    async def update(self, batch: Rows, objective: Objective) -> Metrics:
         """One optimizer step of all ranks on the whole batch; what they measured, together."""
         return merge(measured.metrics for measured in await self.step(batch, objective))
 
-    async def evaluate(self, batch: SelectableRows | PairBatch, objective: Objective) -> Any:
+    async def evaluate(self, batch: Rows, objective: Objective) -> Any:
         """Metrics `eval/...` of any number of samples that are not learned from."""
         return merge(measured.metrics for measured in await self.measure(batch, objective))
 
-    async def step(self, batch: SelectableRows | PairBatch, objective: Objective) -> list[Measured]:
+    async def step(self, batch: Rows, objective: Objective) -> list[Measured]:
         """`update` of each rank."""
         return await self.call(lambda rank, rows: rank.update(rows, objective), shared(batch))
 
-    async def measure(
-        self, batch: SelectableRows | PairBatch, objective: Objective
-    ) -> list[Measured]:
+    async def measure(self, batch: Rows, objective: Objective) -> list[Measured]:
         """`evaluate` of each rank."""
         return await self.call(lambda rank, rows: rank.evaluate(rows, objective), shared(batch))
 
@@ -248,23 +245,20 @@ class CriticGroup(TrainerGroup["CriticRank"]):
 class RewardTrainerGroup(TrainerGroup["RewardTrainerRank"]):
     """All ranks of the trainer of a reward model."""
 
-    async def update(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, batch: PairBatch, objective: RewardLossConfig
-    ) -> Metrics:
-        """One optimizer step on the whole batch; `reward_model/...` of its scores before it."""
+    async def update(self, batch: Rows, objective: Objective) -> Metrics:
+        """One optimizer step on all pairs of `batch`; `reward_model/...` of their scores before."""
         found = await self.step(batch, objective)
         metrics = merge(measured.metrics for measured in found)
         return metrics + pair_metrics(_pair_scores(batch, found), prefix="reward_model")
 
-    async def evaluate(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, batch: PairBatch, objective: RewardLossConfig
-    ) -> PairScores:
-        """Scores of any number of pairs, without learning from them."""
+    async def evaluate(self, batch: Rows, objective: Objective) -> PairScores:
+        """Scores of the pairs of `batch`, any number of them, without learning from them."""
         return _pair_scores(batch, await self.measure(batch, objective))
 
 
-def _pair_scores(batch: PairBatch, parts: Sequence[Measured]) -> PairScores:
+def _pair_scores(batch: Rows, parts: Sequence[Measured]) -> PairScores:
     """Put together from the pairs and scores (float32 [2n]) of every rank."""
+    assert isinstance(batch, PairBatch)
     scores = torch.zeros((batch.num_rows // 2, 2), dtype=torch.float64)
     for part in parts:
         scores[part.samples] = part.values.view(-1, 2).double()

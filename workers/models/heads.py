@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from rlstack.batch import Rows, SelectableRows
+from rlstack.batch import Rows
 from workers.models.packed_rows import PackedRows, pack
 
 
@@ -151,7 +151,7 @@ def token_values(
 
 
 def batch_values(
-    values_of: Callable[[Rows], Tensor], batch: SelectableRows, plan: Sequence[Sequence[int]]
+    values_of: Callable[[Rows], Tensor], batch: Rows, plan: Sequence[Sequence[int]]
 ) -> tuple[Tensor, Tensor]:
     """Row indices of the micro-batches in `plan`, int64 [N], and their values, [N, T] on the CPU.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlstack.algorithms.objectives import ModelOutput, Objective, kind_of
 from rlstack.algorithms.preference_losses import sequence_logprobs
-from rlstack.batch import Rows, SelectableRows, TokenBatch
+from rlstack.batch import Rows, TokenBatch
 from rlstack.planning.phases import Transport
 from workers.models.heads import TokenLogprobs, batch_values, token_values
 from workers.models.lora import adapters_disabled
@@ -55,7 +55,7 @@ class PolicyRank(TrainerRank):
         with adapters_disabled(self.model):
             return self.logprobs(batch)
 
-    def response_logprobs(self, batch: SelectableRows) -> tuple[Tensor, Tensor]:
+    def response_logprobs(self, batch: Rows) -> tuple[Tensor, Tensor]:
         """This rank's row indices (int64 [N]) and their responses' logprobs (float32 [N], sums).
 
         Any number of rows; the sums are over the loss tokens.
@@ -73,7 +73,12 @@ class PolicyRank(TrainerRank):
                     sums.append(sequence_logprobs(logprobs, mask, average=False).cpu())
         return torch.tensor(indices, dtype=torch.int64), torch.cat([torch.zeros(0), *sums])
 
-    def response_logprobs_of_all_ranks(self, rows: SelectableRows) -> Tensor:
+    def prepare(self, batch: Rows, objective: Objective) -> Tensor | None:
+        """See `TrainerRank`."""
+        prepare = kind_of(objective).prepare
+        return None if prepare is None else prepare(batch, self._response_logprobs_of_all_ranks)
+
+    def _response_logprobs_of_all_ranks(self, rows: Rows) -> Tensor:
         """Float32 [B], nats, on this rank's device; every rank takes part."""
         indices, sums = self.response_logprobs(rows)
         everywhere = torch.zeros(rows.num_rows)

@@ -24,8 +24,7 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from rlstack.algorithms.objectives import ModelOutput, Objective, kind_of
 from rlstack.algorithms.schedule import learning_rate_factor
-from rlstack.batch import SelectableRows
-from rlstack.batches.preferences import PairBatch
+from rlstack.batch import Rows
 from rlstack.data.microbatches import plan_evaluation, plan_microbatches
 from rlstack.errors import CheckpointError
 from rlstack.metrics import Metrics, merge
@@ -37,8 +36,6 @@ from workers.models.weights import by_layer, made_whole, model_weights
 from workers.ranks.deepspeed_config import deepspeed_config
 from workers.ranks.rendezvous import ProcessGroup
 from workers.specs import Measured, TrainerSpec
-
-TrainingBatch = SelectableRows | PairBatch
 
 
 class TrainerRank:
@@ -96,9 +93,12 @@ class TrainerRank:
         """What the model says of `rows`, a part of a batch on the CPU; see `ModelOutput`."""
         raise NotImplementedError
 
-    def response_logprobs_of_all_ranks(self, rows: SelectableRows) -> Tensor:
-        """Float32 [B], nats, of whole responses; a policy has them."""
-        raise NotImplementedError
+    def prepare(self, batch: Rows, objective: Objective) -> Tensor | None:
+        """What the losses of all micro-batches need to know of the whole batch; see `objectives`.
+
+        Only objectives of a policy need something.
+        """
+        return None
 
     # --- computing
 
@@ -118,14 +118,14 @@ class TrainerRank:
             max_tokens=self.spec.trainer.max_tokens_per_microbatch,
         )[self.mesh.data_parallel_rank]
 
-    def update(self, batch: TrainingBatch, objective: Objective) -> Measured:
+    def update(self, batch: Rows, objective: Objective) -> Measured:
         """One optimizer step on `batch`, of which this rank takes its share.
 
         Losses carry global denominators, so gradients are summed over micro-batches and ranks;
         DeepSpeed averages over ranks, hence the factor.
         """
         kind = kind_of(objective)
-        prepared = self._prepare(batch, objective)
+        prepared = self.prepare(batch, objective)
         plan = self.microbatches(batch.sample_lengths)
         learning_rate = self._begin_step()
         measured: list[Metrics] = []
@@ -142,10 +142,10 @@ class TrainerRank:
         metrics = merge(measured) + self._end_step(learning_rate)
         return _measured(metrics, plan, kept)
 
-    def evaluate(self, batch: TrainingBatch, objective: Objective) -> Measured:
+    def evaluate(self, batch: Rows, objective: Objective) -> Measured:
         """What is measured of any number of samples, without learning from them."""
         kind = kind_of(objective)
-        prepared = self._prepare(batch, objective)
+        prepared = self.prepare(batch, objective)
         self.engine.eval()
         measured: list[Metrics] = []
         plan: list[Sequence[int]] = []
@@ -161,10 +161,6 @@ class TrainerRank:
                     plan.append(samples)
                     kept.append(output.values.cpu())
         return _measured(merge(measured), plan, kept)
-
-    def _prepare(self, batch: TrainingBatch, objective: Objective) -> Tensor | None:
-        prepare = kind_of(objective).prepare
-        return None if prepare is None else prepare(batch, self.response_logprobs_of_all_ranks)
 
     def _begin_step(self) -> float:
         """Set the learning rate and the random numbers of dropout; the learning rate."""
