@@ -13,28 +13,36 @@ from rlstack.errors import PlacementError
 from rlstack.planning.cluster import Cluster, Node
 
 CONNECT_TIMEOUT_S = 5.0
+LOCAL = "local"
 HEAD_RESOURCE = "node:__internal_head__"
 """What Ray gives to the head of a cluster alone."""
 
 
 def join(address: str | None, *, cpus: int) -> None:
-    """Join the cluster at `address` (auto or host:port); None: start one with at least `cpus` CPUs.
+    """Join the cluster at `address` (auto or host:port), or start one with at least `cpus` CPUs.
+
+    address: None: that of RAY_ADDRESS, which Ray sets in its jobs; without it, or with "local",
+        a cluster inside this process.
 
     Raises:
         PlacementError: if none answers there.
     """
-    if address is not None:
+    address = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    if address != LOCAL:
         try:
             check_reachable(address)
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (OSError, ValueError, RuntimeError) as error:
             raise PlacementError(
-                f"ray_address: no Ray cluster answers at {address!r}; start one with "
-                f"`ray start --head`, or leave ray_address=null to run inside this command: {error}"
+                f"ray_address (or RAY_ADDRESS): no Ray cluster answers at {address!r}; start one "
+                f"with `ray start --head`, or run inside this command with ray_address=local: "
+                f"{error}"
             ) from error
         return
     # Phases take turns, so more logical CPUs than cores is no overload.
     ray.init(
+        # Without it Ray joins any cluster that it finds on this machine.
+        address=LOCAL,
         num_cpus=max(cpus, os.cpu_count() or 1),
         include_dashboard=False,
         log_to_driver=False,

@@ -2,10 +2,14 @@
 
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 import ray
+from ray.cluster_utils import Cluster as RayCluster
 
+from rlstack.errors import PlacementError
 from workers.launch.cluster import check_reachable, describe, join
 
 
@@ -47,3 +51,30 @@ def test_what_a_cluster_has() -> None:
         assert node.gpus == int(ray.cluster_resources().get("GPU", 0))
     finally:
         ray.shutdown()
+
+
+def test_ray_address_of_the_environment_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{probe.getsockname()[1]}")
+    with pytest.raises(PlacementError, match="RAY_ADDRESS"):
+        join(None, cpus=1)
+
+
+@pytest.mark.real_stack
+def test_a_cluster_on_this_machine_that_was_not_named_is_not_joined() -> None:
+    """In a process of its own: this one may be in a cluster."""
+    program = (
+        "from workers.launch.cluster import describe, join; join(None, cpus=3);"
+        "print([node.cpus >= 3 for node in describe().nodes])"
+    )
+    others = RayCluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        )
+    finally:
+        others.shutdown()
+    assert done.stdout.strip() == "[True]", done.stderr
