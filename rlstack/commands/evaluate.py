@@ -14,6 +14,7 @@ from rlstack.errors import ConfigError
 from rlstack.evaluation import evaluation_metrics
 from rlstack.planning.spec import RunSpec
 from rlstack.run.checkpoint import Checkpoints
+from rlstack.run.folders import write_file
 from rlstack.run.progress import Summary
 from rlstack.run.rollout_log import write_rollouts
 from rlstack.seeds import Domain
@@ -51,7 +52,7 @@ async def _run(config: EvalConfig) -> Summary:
         sampling=Sampling(config=config, prompts=dataset.prompts, tokenizer=tokenizer),
     ) as running:
         values = await _evaluate(config, running, dataset.prompts)
-    (Path(config.run_dir) / "evaluation.json").write_text(json.dumps(values, indent=2))
+    write_file(Path(config.run_dir) / "evaluation.json", json.dumps(values, indent=2))
     return Summary(measured=values)
 
 

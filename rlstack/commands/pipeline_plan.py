@@ -4,7 +4,6 @@ A stage that begins writes RUN_DIR/NAME/started.yaml, with its whole configurati
 that file is renamed to done.yaml. So a stage is done when it says so, and with what is on record.
 """
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import yaml
 
 from rlstack.config.resume import UNIMPORTANT
 from rlstack.errors import ConfigError
+from rlstack.run.folders import sync, write_file
 
 STARTED, DONE = "started.yaml", "done.yaml"
 
@@ -72,19 +72,14 @@ def start(stage: PlannedStage) -> None:
     if (stage.run_dir / STARTED).is_file():
         shutil.rmtree(stage.run_dir)
     stage.run_dir.mkdir(parents=True, exist_ok=True)
-    partial = stage.run_dir / f".{STARTED}"
-    partial.write_text(yaml.safe_dump(stage.record, sort_keys=False, allow_unicode=True))
-    partial.replace(stage.run_dir / STARTED)
+    record = yaml.safe_dump(stage.record, sort_keys=False, allow_unicode=True)
+    write_file(stage.run_dir / STARTED, record)
 
 
 def finish(stage: PlannedStage) -> None:
     """Put on record that the stage is done; on disk before the next one relies on it."""
     (stage.run_dir / STARTED).replace(stage.run_dir / DONE)
-    descriptor = os.open(stage.run_dir, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(stage.run_dir)
 
 
 def _action(stage: PlannedStage) -> StageAction:

@@ -17,6 +17,7 @@ from rlstack.data.tokenizer import Tokenizer
 from rlstack.generation import GroupSampler
 from rlstack.planning.spec import RewardModelRole, RunSpec
 from rlstack.protocols import RolloutEngines, Scorer
+from rlstack.run.folders import write_file
 from rlstack.run.timeline import Timeline
 from rlstack.run.tracking import Tracker
 from rlstack.types import Prompt
@@ -79,7 +80,7 @@ async def started(
             stack.callback(scorer.close)
             with_environment = _episodes(sampling, stack)
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").write_text(dump(config))
+        write_file(run_dir / "config.yaml", dump(config))
         tracker = stack.enter_context(
             Tracker.open(config.tracking, run_dir=run_dir, total_steps=total_steps, title=command)
         )

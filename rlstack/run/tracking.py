@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rlstack.config.tracking import TrackingConfig
 from rlstack.errors import ConfigError
 from rlstack.run import durations, jsonl
+from rlstack.run.folders import write_file
 
 KEY_METRICS = {
     "reward/mean": "reward",
@@ -121,7 +122,7 @@ class MlflowSink:
             self.mlflow.start_run(run_id=id_file.read_text())
         else:
             run = self.mlflow.start_run(run_name=run_dir.resolve().name)
-            id_file.write_text(run.info.run_id)
+            write_file(id_file, run.info.run_id)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         # MLflow's names know no "@".
