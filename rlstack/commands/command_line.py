@@ -3,6 +3,7 @@
 Imports no worker code: completion and `--cfg job` answer at once, and on a core-only install.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from importlib.resources import files
@@ -66,10 +67,15 @@ def resume_target(arguments: list[str]) -> Path | None:
 def plain_values(composed: DictConfig) -> dict[str, Any]:
     """What Hydra composed, as plain dicts and lists with interpolations resolved.
 
+    Those of `run_dir` are absolute, as it is: what they lead to may not be there yet.
+
     Raises:
         ConfigError: if an interpolation `${...}` leads nowhere.
     """
+    composed = composed.copy()
     try:
+        if isinstance(run_dir := composed.get("run_dir"), str):
+            composed.run_dir = os.path.abspath(run_dir)
         values = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error

@@ -19,6 +19,7 @@ from rlstack.config.critic import CriticConfig
 from rlstack.config.data import DataConfig
 from rlstack.config.environment import EnvironmentConfig, environment_problems
 from rlstack.config.model import ModelConfig
+from rlstack.config.paths import LocalPath
 from rlstack.config.placement import PlacementConfig
 from rlstack.config.reference import ReferenceConfig
 from rlstack.config.reward import RewardConfig
@@ -58,8 +59,8 @@ class RLConfig(RunSchema):
 
     seed: int = Field(ge=0)
     total_steps: int = Field(ge=1)
-    run_dir: str
-    resume: str | None
+    run_dir: LocalPath
+    resume: LocalPath | None
     """Run directory to continue; its own configuration is used."""
     ray_address: str | None
     """null: Ray is started inside this command; auto or host:port joins a cluster."""
@@ -122,7 +123,7 @@ class EvalConfig(RunSchema):
     """`rlstack eval`: pass@k, maj@k and lengths of any checkpoint."""
 
     seed: int = Field(ge=0)
-    run_dir: str
+    run_dir: LocalPath
     ray_address: str | None
     model: ModelConfig
     """`path` may also be a run directory: its exported or latest policy is evaluated."""
