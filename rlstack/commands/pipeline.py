@@ -20,7 +20,7 @@ from rlstack.config.base import RunSchema
 from rlstack.config.load import dump, parse
 from rlstack.config.pipeline import MODEL_FOLDER, PipelineConfig, StageConfig
 from rlstack.errors import ConfigError, WorkerError
-from rlstack.run.folders import write_file
+from rlstack.run.folders import check_lasting, write_file
 from rlstack.run.progress import Summary
 
 RunCommand = Callable[[str, RunSchema], Summary]
@@ -48,6 +48,7 @@ def run(config: PipelineConfig, *, run_command: RunCommand = _run_command) -> Su
     Raises:
         ConfigError: naming everything that is wrong with any stage, before one has started.
     """
+    check_lasting(Path(config.run_dir))
     ready = prepare(config, run_command=run_command)
     actions = plan([stage.planned for stage in ready])
     run_dir = Path(config.run_dir)

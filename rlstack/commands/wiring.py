@@ -89,7 +89,8 @@ async def started(
         trains = spec.policy is not None or spec.reward_trainer is not None
         kinds = {"engines": spec.rollout is not None, "trainers": trains}
         tracker.phase(f"starting {' and '.join(kind for kind, starts in kinds.items() if starts)}")
-        roles = await stack.enter_async_context(launch(spec))
+        shared_dir = run_dir if trains else None
+        roles = await stack.enter_async_context(launch(spec, shared_dir=shared_dir))
         # After Ray, which sets handlers of its own. What only measures has nothing to save.
         stop = stack.enter_context(stop_signals()) if trains else asyncio.Event()
         sampler = None
@@ -105,7 +106,7 @@ async def started(
             sampler=sampler,
             scorer=scorer,
             tracker=tracker,
-            timeline=Timeline(run_dir, on_span=tracker.span),
+            timeline=Timeline(run_dir, on_span=tracker.span, observers=tracker.observers),
             stop=stop,
         )
 

@@ -4,8 +4,38 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TextIO
+
+from rlstack.errors import ConfigError
+
+JOB_FOLDERS = ("runtime_resources", "working_dir_files")
+"""Where Ray unpacks the working directory of a job: /tmp/ray/SESSION/these/PACKAGE."""
+
+
+def check_lasting(run_dir: Path) -> None:
+    """Refuse a run directory that Ray deletes.
+
+    Raises:
+        ConfigError: if it is in the working directory that Ray has made for a job.
+    """
+    if JOB_FOLDERS in pairwise(run_dir.resolve().parts):
+        raise ConfigError(
+            f"run_dir: {run_dir} is in the working directory of a Ray job, which Ray deletes after "
+            "it, checkpoints and all; give an absolute path on a disk that all nodes share, as in "
+            "run_dir=/shared/runs/NAME"
+        )
+
+
+def forget_unsaved(run_dir: Path) -> None:
+    """Remove the metrics of a run that died before it saved anything: its steps come again.
+
+    A folder without `config.yaml` is no run directory and stays as it is.
+    """
+    if (run_dir / "config.yaml").is_file():
+        (run_dir / "metrics.jsonl").unlink(missing_ok=True)
+        shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
 
 
 @contextmanager
