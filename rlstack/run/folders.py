@@ -86,6 +86,7 @@ def whole_folder(final: Path) -> Iterator[Path]:
             final.rename(replaced)
         partial.rename(final)
         sync(final.parent)
+        sync(final.parent.parent)  # the folder around it may be new too
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         _put_back(replaced, final)
