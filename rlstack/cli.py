@@ -16,14 +16,18 @@ from omegaconf import DictConfig
 
 from rlstack.commands.command_line import (
     ShellCompletion,
+    check_run_dir,
     completion,
     hydra_arguments,
     plain_values,
     resume_target,
+    without_resume,
 )
 from rlstack.commands.table import APPS, COMMANDS
+from rlstack.config.base import RunSchema
 from rlstack.config.load import parse
-from rlstack.config.pipeline import register_stage_references
+from rlstack.config.pipeline import PipelineConfig, register_stage_references
+from rlstack.config.resume import AUTO, started_or_resumed
 from rlstack.errors import (
     CheckpointError,
     ConfigError,
@@ -33,6 +37,7 @@ from rlstack.errors import (
     WeightSyncError,
     WorkerError,
 )
+from rlstack.run.folders import forget_unsaved
 
 USAGE = """rlstack: reinforcement-learning post-training of language models
 
@@ -41,7 +46,8 @@ usage: rlstack COMMAND [key=value ...]
 {commands}
 
 From rl to pipeline all are Hydra apps: --help lists their groups, --cfg job prints the
-configuration, --multirun sweeps. rlstack COMMAND resume=RUN_DIR continues a run that trains.
+configuration, --multirun sweeps. rlstack COMMAND resume=RUN_DIR continues a run that trains;
+resume=auto run_dir=RUN_DIR starts it, or continues it if it has begun.
 eval "$(rlstack -sc install=bash)" turns on completion (zsh: =bash too; fish: =fish)."""
 
 NAME_WIDTH = 12
@@ -120,19 +126,26 @@ def _run(name: str, arguments: list[str]) -> None:
     if command.resumed is None or run_dir is None:
         _hydra_app(name, hydra_arguments(arguments, schema=command.schema))
         return
+    overrides = without_resume(arguments)
+    if run_dir == AUTO:
+        _hydra_app(name, hydra_arguments(overrides, schema=command.schema), automatic=True)
+        return
     # The saved configuration is already composed, and no new run directory must be made.
-    overrides = [argument for argument in arguments if not argument.startswith("resume=")]
-    command.run(parse(command.schema, command.resumed(run_dir, overrides)))
+    command.run(parse(command.schema, command.resumed(Path(run_dir), overrides)))
 
 
-def _hydra_app(name: str, arguments: list[str]) -> None:
+def _hydra_app(name: str, arguments: list[str], *, automatic: bool = False) -> None:
+    """automatic: go on with what is in the run directory, if there is something."""
     schema = APPS[name]
 
     @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)
     def app(composed: DictConfig) -> None:
         try:
+            if automatic:
+                check_run_dir(composed)
             fallback = plain_values(hydra.compose(name))
-            COMMANDS[name].run(parse(schema, plain_values(composed), fallback=fallback))
+            config = parse(schema, plain_values(composed), fallback=fallback)
+            COMMANDS[name].run(_continued(config) if automatic else config)
         except (*USER_ERRORS, OSError) as error:  # here, before Hydra prints its own traceback
             _explain(error)
 
@@ -140,6 +153,17 @@ def _hydra_app(name: str, arguments: list[str]) -> None:
     # Hydra reads sys.argv itself; completion is installed for the program of this name.
     sys.argv = ["rlstack", *arguments]
     app()
+
+
+def _continued(config: RunSchema) -> RunSchema:
+    """For `resume=auto`; a pipeline goes on by itself."""
+    if isinstance(config, PipelineConfig):
+        return config
+    chosen = started_or_resumed(config)
+    values = chosen.model_dump()
+    if values["resume"] is None:
+        forget_unsaved(Path(values["run_dir"]))
+    return chosen
 
 
 def _check_own_packages() -> None:

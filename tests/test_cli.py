@@ -11,6 +11,9 @@ import pytest
 
 from rlstack.cli import _explain
 from rlstack.commands.table import COMMANDS
+from rlstack.config.load import dump, parse
+from rlstack.config.supervised import SFTConfig
+from tests.config.test_load import composed
 
 ROOT = Path(__file__).parents[1]
 
@@ -98,6 +101,34 @@ def test_a_mistake_is_named(arguments: list[str], expected: str, tmp_path: Path)
     assert found.returncode != 0
     assert expected in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_automatic_resume_needs_a_directory_that_stays(tmp_path: Path) -> None:
+    for command in ("rl", "pipeline"):
+        found = rlstack(command, "model.path=m", "resume=auto", cwd=tmp_path)
+        assert found.returncode == 2
+        assert "resume=auto: give run_dir=DIR" in found.stderr
+
+
+def test_a_run_that_has_saved_nothing_starts_anew_by_itself(tmp_path: Path) -> None:
+    """As far as the first thing that is wrong with it: its model is not there."""
+    source = "data.train=[{type: file, path: rows.jsonl}]"
+    given = ["sft", "model.path=none", source, "run_dir=mine", "resume=auto"]
+    found = rlstack(*given, cwd=tmp_path)
+    assert "model.path" in found.stderr
+    rows = f"data.train=[{{type: file, path: {tmp_path}/rows.jsonl}}]"
+    values = composed("sft", "model.path=none", rows) | {"run_dir": f"{tmp_path}/mine"}
+    config = parse(SFTConfig, values)
+    (tmp_path / "mine/config.yaml").write_text(dump(config))
+    (tmp_path / "mine/metrics.jsonl").write_text('{"step": 1}\n')
+    found = rlstack(*given, cwd=tmp_path)
+    assert "model.path" in found.stderr, found.stderr
+    assert "holds a run already" not in found.stderr
+    assert not (tmp_path / "mine/metrics.jsonl").exists()
+    (tmp_path / "mine/metrics.jsonl").write_text('{"step": 1}\n')
+    found = rlstack(*given, "trainer.learning_rate=0.5", cwd=tmp_path)
+    assert re.search(r"trainer\.learning_rate: .* -> 0\.5", found.stderr)
+    assert (tmp_path / "mine/metrics.jsonl").exists()
 
 
 def test_a_sweep_takes_each_value_in_turn(tmp_path: Path) -> None:

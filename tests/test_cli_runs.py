@@ -144,7 +144,7 @@ def test_killed_stopped_and_resumed_equals_uninterrupted(
     run.send_signal(signal.SIGTERM)
     output = finish(run)
     assert run.returncode == 0, output
-    assert "rlstack rl resume=broken" in output
+    assert f"rlstack rl resume={run_dir}" in output
     assert_all_gone(children)
     last = logged_steps(run_dir)[-1]
     assert last < 7, "it was to be stopped on the way"

@@ -1,12 +1,17 @@
 """Whole runs of what learns from data alone, and of a pipeline, on the real stack."""
 
 import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlstack.run.checkpoint import damage
 from tests.test_cli_runs import finish, kill, logged_steps, model, start, wait_until
 
 __all__ = ["model"]
@@ -49,7 +54,7 @@ def test_a_reward_model_learns_from_pairs_and_features(model: Path, tmp_path: Pa
     )
     output = finish(run)
     assert run.returncode == 0, output
-    assert "model: scored/export" in output
+    assert f"model: {tmp_path}/scored/export" in output
     run_dir = tmp_path / "scored"
     metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").open()]
     assert [row["step"] for row in metrics] == list(range(11))
@@ -101,7 +106,7 @@ def folder(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = start("sft", *SFT, f"model.path={model}", "run_dir=whole", cwd=folder)
     output = finish(run)
     assert run.returncode == 0, output
-    assert "model: whole/export" in output
+    assert f"model: {folder}/whole/export" in output
     return folder
 
 
@@ -116,6 +121,47 @@ def test_sft_evaluates_learns_and_knows_its_schedule(folder: Path) -> None:
     # The schedule knows how many steps the epochs make.
     rates = [row["policy/learning_rate"] for row in metrics[1:]]
     assert rates == pytest.approx([0.001 * (STEPS - step) / STEPS for step in range(STEPS)])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
+        pytest.skip("needs to mount a disk")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def resize(disk: Path, num_bytes: int) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={num_bytes}", str(disk)], check=True)
+
+
+def test_a_full_disk_keeps_what_is_whole_and_the_same_command_goes_on(
+    model: Path, folder: Path, small_disk: Path
+) -> None:
+    run_dir, saved = small_disk / "run", folder / "whole/checkpoints/step_000020"
+    size = sum(file.stat().st_size for file in saved.rglob("*"))
+    resize(small_disk, int(2.5 * size))
+    given = ["sft", *SFT, "checkpoint.keep_last=99", f"model.path={model}"]
+    given += [f"run_dir={run_dir}", "resume=auto"]
+    run = start(*given, cwd=folder)
+    output = finish(run)
+    assert run.returncode == 2, output
+    assert "Traceback" not in output
+    assert re.search(r"could not write .*/step_000006: .*newest whole one is .*/step_0+4", output)
+    assert [damage(path) for path in (run_dir / "checkpoints").glob("step_*")] == [None, None]
+
+    resize(small_disk, 30 * size)
+    run = start(*given, cwd=folder)
+    output = finish(run)
+    assert run.returncode == 0, output
+    assert "resuming from" in output
+    assert logged_steps(run_dir) == list(range(STEPS + 1))
+    weights = "export/model.safetensors"
+    assert (run_dir / weights).read_bytes() == (folder / "whole" / weights).read_bytes()
 
 
 def test_a_killed_pipeline_goes_on_and_then_has_nothing_to_do(model: Path, folder: Path) -> None:

@@ -88,6 +88,15 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenFiles:
+    """What a rank has written to disk."""
+
+    node: str
+    sizes: dict[str, int]
+    """Bytes by absolute path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SendReport:
     """What rank 0 put into the engines; empty on other ranks."""
 

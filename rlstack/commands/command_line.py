@@ -3,10 +3,10 @@
 Imports no worker code: completion and `--cfg job` answer at once, and on a core-only install.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -55,21 +55,47 @@ def hydra_arguments(arguments: list[str], *, schema: type[RunSchema]) -> list[st
     return result
 
 
-def resume_target(arguments: list[str]) -> Path | None:
-    """RUN_DIR of `resume=RUN_DIR`, if it is among the arguments."""
-    given = [
-        argument.removeprefix("resume=") for argument in arguments if argument[:7] == "resume="
-    ]
-    return Path(given[-1]) if given and given[-1] != "null" else None
+RESUME = "resume="
+
+
+def resume_target(arguments: list[str]) -> str | None:
+    """RUN_DIR of `resume=RUN_DIR`, or `auto`, if it is among the arguments."""
+    given = [a.removeprefix(RESUME) for a in arguments if a.startswith(RESUME)]
+    return given[-1] if given and given[-1] != "null" else None
+
+
+def without_resume(arguments: list[str]) -> list[str]:
+    """The other arguments."""
+    return [argument for argument in arguments if not argument.startswith(RESUME)]
+
+
+def check_run_dir(composed: DictConfig) -> None:
+    """Refuse `resume=auto` for a run directory that is new at every start.
+
+    Raises:
+        ConfigError: if `run_dir` is the one that Hydra names by the time.
+    """
+    values = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(values, dict)
+    if "${hydra:" in str(values["run_dir"]):
+        raise ConfigError(
+            "resume=auto: give run_dir=DIR, the same one at every start; without it each start has "
+            "a directory of its own, and nothing to go on from"
+        )
 
 
 def plain_values(composed: DictConfig) -> dict[str, Any]:
     """What Hydra composed, as plain dicts and lists with interpolations resolved.
 
+    Those of `run_dir` are absolute, as it is: what they lead to may not be there yet.
+
     Raises:
         ConfigError: if an interpolation `${...}` leads nowhere.
     """
+    composed = composed.copy()
     try:
+        if isinstance(run_dir := composed.get("run_dir"), str):
+            composed.run_dir = os.path.abspath(run_dir)
         values = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error

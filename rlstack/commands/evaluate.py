@@ -14,8 +14,8 @@ from rlstack.errors import ConfigError
 from rlstack.evaluation import evaluation_metrics
 from rlstack.planning.spec import RunSpec
 from rlstack.run.checkpoint import Checkpoints
+from rlstack.run.folders import check_lasting, write_file
 from rlstack.run.progress import Summary
-from rlstack.run.rollout_log import write_rollouts
 from rlstack.seeds import Domain
 from rlstack.types import Prompt
 from workers.models.preflight import is_model_directory
@@ -27,6 +27,7 @@ def run(config: EvalConfig) -> Summary:
 
 
 async def _run(config: EvalConfig) -> Summary:
+    check_lasting(Path(config.run_dir))
     model = resolve_model(config.model)
     max_response_tokens = config.evaluation.max_response_tokens
     longest_row = config.data.max_prompt_tokens + max_response_tokens
@@ -52,7 +53,7 @@ async def _run(config: EvalConfig) -> Summary:
         sampling=Sampling(config=config, prompts=dataset.prompts, tokenizer=tokenizer),
     ) as running:
         values = await _evaluate(config, running, dataset.prompts)
-    (Path(config.run_dir) / "evaluation.json").write_text(json.dumps(values, indent=2))
+    write_file(Path(config.run_dir) / "evaluation.json", json.dumps(values, indent=2))
     return Summary(measured=values)
 
 
@@ -73,8 +74,7 @@ async def _evaluate(
     )
     values = evaluation_metrics(groups).values()
     running.tracker.log(1, values)
-    if config.tracking.save_rollouts:
-        write_rollouts(groups, run_dir=Path(config.run_dir), step=1, evaluation=True)
+    running.tracker.rollouts(groups, step=1, evaluation=True)
     return values
 
 

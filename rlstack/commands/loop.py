@@ -13,6 +13,7 @@ from typing import Any
 from rlstack.commands.wiring import Running
 from rlstack.config.run import RLConfig
 from rlstack.config.supervised import SupervisedConfig
+from rlstack.errors import DataError
 from rlstack.protocols import Trained
 from rlstack.run.checkpoint import load_rewards, write_folder
 from rlstack.run.progress import Progress, Summary
@@ -151,5 +152,9 @@ class Loop:
 
 
 def with_report(summary: Summary, config: RLConfig | SupervisedConfig) -> Summary:
-    """Write the report of a run whose tracker is closed."""
-    return replace(summary, report=write_report(Path(config.run_dir)))
+    """Write the report of a run whose tracker is closed; a run without one is done all the same."""
+    try:
+        return replace(summary, report=write_report(Path(config.run_dir)))
+    except (OSError, DataError) as error:
+        print(f"warning: no report: {error}; write it with rlstack report {config.run_dir}")
+        return summary

@@ -20,6 +20,7 @@ from rlstack.config.base import RunSchema
 from rlstack.config.load import dump, parse
 from rlstack.config.pipeline import MODEL_FOLDER, PipelineConfig, StageConfig
 from rlstack.errors import ConfigError, WorkerError
+from rlstack.run.folders import check_lasting, write_file
 from rlstack.run.progress import Summary
 
 RunCommand = Callable[[str, RunSchema], Summary]
@@ -47,11 +48,12 @@ def run(config: PipelineConfig, *, run_command: RunCommand = _run_command) -> Su
     Raises:
         ConfigError: naming everything that is wrong with any stage, before one has started.
     """
+    check_lasting(Path(config.run_dir))
     ready = prepare(config, run_command=run_command)
     actions = plan([stage.planned for stage in ready])
     run_dir = Path(config.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(dump(config))
+    write_file(run_dir / "config.yaml", dump(config))
     for number, (stage, action) in enumerate(zip(ready, actions, strict=True), 1):
         planned = stage.planned
         title = f"pipeline {number}/{len(ready)}: {planned.name} ({planned.command})"

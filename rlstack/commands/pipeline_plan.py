@@ -4,9 +4,8 @@ A stage that begins writes RUN_DIR/NAME/started.yaml, with its whole configurati
 that file is renamed to done.yaml. So a stage is done when it says so, and with what is on record.
 """
 
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from rlstack.config.resume import UNIMPORTANT
+from rlstack.config.resume import UNIMPORTANT, changes, goes_on
 from rlstack.errors import ConfigError
+from rlstack.run.folders import sync, write_file
 
 STARTED, DONE = "started.yaml", "done.yaml"
 
@@ -26,7 +26,7 @@ class StageAction(StrEnum):
     SKIP = "skip"
     """It is done."""
     RESUME = "resume"
-    """It has a checkpoint to go on from."""
+    """It has something to go on from."""
     START = "start"
 
 
@@ -68,23 +68,18 @@ def plan(stages: Sequence[PlannedStage]) -> list[StageAction]:
 
 
 def start(stage: PlannedStage) -> None:
-    """Clear what a stage without a checkpoint has left, and put its configuration on record."""
+    """Clear what a stage that cannot go on has left, and put its configuration on record."""
     if (stage.run_dir / STARTED).is_file():
         shutil.rmtree(stage.run_dir)
     stage.run_dir.mkdir(parents=True, exist_ok=True)
-    partial = stage.run_dir / f".{STARTED}"
-    partial.write_text(yaml.safe_dump(stage.record, sort_keys=False, allow_unicode=True))
-    partial.replace(stage.run_dir / STARTED)
+    record = yaml.safe_dump(stage.record, sort_keys=False, allow_unicode=True)
+    write_file(stage.run_dir / STARTED, record)
 
 
 def finish(stage: PlannedStage) -> None:
     """Put on record that the stage is done; on disk before the next one relies on it."""
     (stage.run_dir / STARTED).replace(stage.run_dir / DONE)
-    descriptor = os.open(stage.run_dir, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(stage.run_dir)
 
 
 def _action(stage: PlannedStage) -> StageAction:
@@ -92,7 +87,7 @@ def _action(stage: PlannedStage) -> StageAction:
         _check_unchanged(stage, stage.run_dir / DONE, "is done")
         return StageAction.SKIP
     begun = (stage.run_dir / STARTED).is_file()
-    if begun and stage.resumable and any((stage.run_dir / "checkpoints").glob("step_*")):
+    if begun and stage.resumable and goes_on(stage.run_dir):
         _check_unchanged(stage, stage.run_dir / STARTED, "was interrupted")
         return StageAction.RESUME
     return StageAction.START
@@ -100,15 +95,10 @@ def _action(stage: PlannedStage) -> StageAction:
 
 def _check_unchanged(stage: PlannedStage, file: Path, state: str) -> None:
     try:
-        before = dict(_leaves(yaml.safe_load(file.read_text())))
-    except yaml.YAMLError as error:
+        before = yaml.safe_load(file.read_text())
+        changed = changes(_flat(before), _flat(stage.record), free=UNIMPORTANT)
+    except (yaml.YAMLError, KeyError, TypeError) as error:
         raise ConfigError(f"{file}: not readable: {error}; remove {stage.run_dir}") from error
-    now = dict(_leaves(stage.record))
-    changed = [
-        f"  {key}: {before.get(key, 'not set')} -> {now.get(key, 'not set')}"
-        for key in {**before, **now}
-        if before.get(key) != now.get(key) and not key.startswith(UNIMPORTANT)
-    ]
     if changed:
         lines = [
             f"stage {stage.name!r} {state} with another configuration; remove {stage.run_dir} to "
@@ -124,12 +114,6 @@ def _reads(stage: PlannedStage, earlier: PlannedStage) -> bool:
     return f"{earlier.run_dir}/" in text or f"{earlier.run_dir}\n" in text
 
 
-def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values; of a record, without the words of the record itself."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(inner, path if key == "configuration" else (*path, str(key)))
-    elif isinstance(value, list | tuple):
-        yield ".".join(path), [str(entry) for entry in value]
-    else:
-        yield ".".join(path), value
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without the words of the record itself."""
+    return {"command": record["command"], **record["configuration"]}

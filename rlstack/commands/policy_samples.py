@@ -1,13 +1,11 @@
 """What the policy in training answers right now, judged."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rlstack.commands.wiring import Running
 from rlstack.config.rounds import SampledConfig
 from rlstack.evaluation import evaluation_metrics
 from rlstack.metrics import Metrics
-from rlstack.run.rollout_log import write_rollouts
 from rlstack.seeds import Domain
 from rlstack.types import Group, Phase, Prompt
 
@@ -66,9 +64,7 @@ class PolicySamples:
             version=step,
         )
         metrics += await self.reallocator.enter(Phase.TRAIN, version=step)
-        if self.config.tracking.save_rollouts:
-            # What is learned from belongs to the step that will learn from it first.
-            shown = step if evaluation else step + 1
-            run_dir = Path(self.config.run_dir)
-            write_rollouts(groups, run_dir=run_dir, step=shown, evaluation=evaluation)
+        # What is learned from belongs to the step that will learn from it first.
+        shown = step if evaluation else step + 1
+        self.tracker.rollouts(groups, step=shown, evaluation=evaluation)
         return groups, metrics

@@ -8,6 +8,7 @@ from rlstack.config.supervised import SupervisedConfig
 from rlstack.config.trainer import LoRAConfig
 from rlstack.data.tokenizer import Tokenizer
 from rlstack.errors import ConfigError
+from rlstack.run.folders import check_lasting
 from workers.models.adapter_targets import check_adapters
 from workers.models.preflight import (
     check_model,
@@ -27,6 +28,7 @@ def preflight(
     Raises:
         ConfigError: naming the key and the fix.
     """
+    check_lasting(Path(config.run_dir))
     if config.resume is None:
         check_unused(Path(config.run_dir), command=command)
     return check_main_model(

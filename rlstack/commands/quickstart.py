@@ -23,7 +23,7 @@ DEMONSTRATIONS = "demonstrations.jsonl"
 def run(overrides: list[str]) -> None:
     """Run the demo; `overrides` are Hydra overrides of its RL part."""
     start = time.perf_counter()
-    run_dir = Path("runs") / "quickstart" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    run_dir = Path("runs/quickstart").absolute() / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     rl_paths = [f"model.path={run_dir}/sft/export", f"run_dir={run_dir}"]
     rl_values = composed_values("rl", ["experiment=quickstart", *overrides, *rl_paths])
     sft_paths = [f"model.path={run_dir}/model", f"run_dir={run_dir}/sft"]

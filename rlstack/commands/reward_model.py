@@ -25,6 +25,7 @@ from rlstack.data.held_out import train_and_held_out
 from rlstack.data.preferences import load_preferences
 from rlstack.errors import DataError
 from rlstack.metrics import Metrics
+from rlstack.run.folders import write_file
 from rlstack.run.progress import Summary
 from rlstack.types import PreferencePair
 from workers.launch.launch import WorkerGroups
@@ -101,5 +102,5 @@ def _summarize(parts: Sequence[PairScores], *, run_dir: Path) -> Metrics:
         "reliability": [asdict(part) for part in reliability(scores)],
         "score_by_length": [asdict(part) for part in score_by_length(scores)],
     }
-    (run_dir / "held_out.json").write_text(json.dumps(curves))
+    write_file(run_dir / "held_out.json", json.dumps(curves))
     return held_out_metrics(scores)

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 from rlstack.commands.loop import Loop, RunPart, with_report
 from rlstack.commands.preflight import preflight
@@ -24,8 +23,8 @@ from rlstack.data.sampler import PromptSampler
 from rlstack.generation import OnDemand
 from rlstack.protocols import Filtration, Trained
 from rlstack.run.progress import Summary
-from rlstack.run.rollout_log import write_rollouts
-from rlstack.types import Group, Prompt
+from rlstack.run.tracking import Tracker
+from rlstack.types import Prompt
 
 
 def run(config: RLConfig) -> Summary:
@@ -98,7 +97,7 @@ async def train_policy(
     config: RLConfig, controller: Controller, running: Running, held_out: Sequence[Prompt]
 ) -> Summary:
     """Take the steps of `controller` to the end, or to a stop."""
-    steps = _Steps(config, controller, held_out)
+    steps = _Steps(controller, running.tracker, held_out)
     trainers: dict[str, Trained] = {"policy": controller.roles.policy}
     if controller.roles.critic is not None:
         trainers["critic"] = controller.roles.critic
@@ -118,10 +117,10 @@ class _Steps:
     """The controller's steps and evaluations, with their rollouts on disk."""
 
     def __init__(
-        self, config: RLConfig, controller: Controller, held_out: Sequence[Prompt]
+        self, controller: Controller, tracker: Tracker, held_out: Sequence[Prompt]
     ) -> None:
-        self.config = config
         self.controller = controller
+        self.tracker = tracker
         self.held_out = held_out
 
     async def step(self, step: int) -> dict[str, float]:
@@ -130,20 +129,14 @@ class _Steps:
         timeline.begin_step(step)
         result = await self.controller.step(step)
         values = (result.metrics + timeline.end_step()).values()
-        self._write(result.groups, step, evaluation=False)
+        self.tracker.rollouts(result.groups, step=step)
         return values | throughput(values)
 
     async def evaluate(self, step: int) -> dict[str, float]:
         """Sample and score the held-out prompts; the metrics `eval/...`."""
         result = await self.controller.evaluate(self.held_out)
-        self._write(result.groups, step, evaluation=True)
+        self.tracker.rollouts(result.groups, step=step, evaluation=True)
         return result.metrics.values()
-
-    def _write(self, groups: Sequence[Group], step: int, *, evaluation: bool) -> None:
-        if self.config.tracking.save_rollouts:
-            write_rollouts(
-                groups, run_dir=Path(self.config.run_dir), step=step, evaluation=evaluation
-            )
 
 
 def throughput(values: Mapping[str, float]) -> dict[str, float]:

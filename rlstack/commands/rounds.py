@@ -144,7 +144,7 @@ class _Rounds(Generic[SampleT]):
 
     async def run(self) -> Summary:
         """Go from the latest checkpoint, or from the start, to the last round or to a stop."""
-        saved = self.loop.progress.checkpoints.steps() if self.config.resume is not None else []
+        saved = self.loop.progress.whole_steps() if self.config.resume is not None else []
         done = saved[-1] if saved else 0
         if self.config.resume is None:
             # Of a run that died before its first step, perhaps with another configuration.

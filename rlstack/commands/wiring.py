@@ -17,6 +17,7 @@ from rlstack.data.tokenizer import Tokenizer
 from rlstack.generation import GroupSampler
 from rlstack.planning.spec import RewardModelRole, RunSpec
 from rlstack.protocols import RolloutEngines, Scorer
+from rlstack.run.folders import write_file
 from rlstack.run.timeline import Timeline
 from rlstack.run.tracking import Tracker
 from rlstack.types import Prompt
@@ -79,7 +80,7 @@ async def started(
             stack.callback(scorer.close)
             with_environment = _episodes(sampling, stack)
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").write_text(dump(config))
+        write_file(run_dir / "config.yaml", dump(config))
         tracker = stack.enter_context(
             Tracker.open(config.tracking, run_dir=run_dir, total_steps=total_steps, title=command)
         )
@@ -88,7 +89,8 @@ async def started(
         trains = spec.policy is not None or spec.reward_trainer is not None
         kinds = {"engines": spec.rollout is not None, "trainers": trains}
         tracker.phase(f"starting {' and '.join(kind for kind, starts in kinds.items() if starts)}")
-        roles = await stack.enter_async_context(launch(spec))
+        shared_dir = run_dir if trains else None
+        roles = await stack.enter_async_context(launch(spec, shared_dir=shared_dir))
         # After Ray, which sets handlers of its own. What only measures has nothing to save.
         stop = stack.enter_context(stop_signals()) if trains else asyncio.Event()
         sampler = None
@@ -104,7 +106,7 @@ async def started(
             sampler=sampler,
             scorer=scorer,
             tracker=tracker,
-            timeline=Timeline(run_dir, on_span=tracker.span),
+            timeline=Timeline(run_dir, on_span=tracker.span, observers=tracker.observers),
             stop=stop,
         )
 

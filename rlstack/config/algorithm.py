@@ -1,11 +1,11 @@
 """Group `algorithm`: which estimator, loss, KL and correction, each a tagged union."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from rlstack.config.base import Frozen
+from rlstack.config.paths import LocalOrHub, Plugin
 
 
 class GRPOAdvantage(Frozen):
@@ -76,7 +76,7 @@ class DistillationAdvantage(Frozen):
     """How much likelier a teacher holds each sampled token than the policy does."""
 
     name: Literal["distillation"]
-    teacher: str
+    teacher: LocalOrHub
     """Path or hub name; it has the policy's tokenizer, and stands in the reference's place."""
     weight: float = Field(gt=0)
 
@@ -269,7 +269,7 @@ class FiltrationConfig(Frozen):
 class AlgorithmConfig(Frozen):
     """From scored rollouts to a loss."""
 
-    plugins: tuple[str, ...]
+    plugins: tuple[Plugin, ...]
     """Modules or .py files that register advantages, policy losses and filtrations."""
     advantage: AdvantageConfig
     policy_loss: PolicyLossConfig
@@ -282,12 +282,6 @@ class AlgorithmConfig(Frozen):
     entropy_coef: float = Field(ge=0)
     epochs: int = Field(ge=1)
     updates_per_epoch: int = Field(ge=1)
-
-    @field_validator("plugins")
-    @classmethod
-    def _absolute(cls, plugins: tuple[str, ...]) -> tuple[str, ...]:
-        """Ranks run in other folders than the command."""
-        return tuple(str(Path(p).absolute()) if p.endswith(".py") else p for p in plugins)
 
     @property
     def needs_reference(self) -> bool:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from rlstack.config.base import Frozen
+from rlstack.config.paths import LocalOrHub, LocalPath
 
 
 class _Source(Frozen):
@@ -32,7 +33,7 @@ class FileSource(_Source):
     """A .jsonl or .parquet file."""
 
     type: Literal["file"]
-    path: str
+    path: LocalPath
     columns: ColumnNames = ColumnNames()
     answer_pattern: str | None = None
     """Regular expression; its first group, found in the answer column, is the answer."""
@@ -43,7 +44,7 @@ class HuggingFaceSource(_Source):
     """A `datasets` directory (save_to_disk) or hub name."""
 
     type: Literal["huggingface"]
-    path: str
+    path: LocalOrHub
     subset: str | None = None
     split: str = "train"
     columns: ColumnNames = ColumnNames()

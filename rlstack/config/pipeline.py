@@ -1,5 +1,6 @@
 """The configuration of `rlstack pipeline`: commands that run one after the other."""
 
+import os
 import re
 from collections import Counter
 from typing import Any
@@ -8,6 +9,7 @@ from omegaconf import OmegaConf
 from pydantic import Field
 
 from rlstack.config.base import Frozen, Problem, RunSchema
+from rlstack.config.paths import LocalPath
 
 MODEL_FOLDER = "export"
 """Where a stage's model is, below the stage's run directory."""
@@ -32,7 +34,7 @@ class PipelineConfig(RunSchema):
 
     seed: int = Field(ge=0)
     """Of every stage that does not set its own."""
-    run_dir: str
+    run_dir: LocalPath
     ray_address: str | None
     """Of every stage that does not set its own."""
     stages: tuple[StageConfig, ...] = Field(min_length=1)
@@ -84,4 +86,5 @@ def _model_of(name: str, *, _root_: Any, _parent_: Any) -> str:
         earlier.append(stage.name)
     if name not in earlier:
         raise ValueError(f"{name!r} is no earlier stage; those are: {', '.join(earlier) or 'none'}")
-    return f"{_root_.run_dir}/{name}/{MODEL_FOLDER}"
+    # No folder yet, so that it could not be told from the name of a model on a hub.
+    return os.path.abspath(f"{_root_.run_dir}/{name}/{MODEL_FOLDER}")

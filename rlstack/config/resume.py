@@ -1,17 +1,82 @@
 """The configuration of a continued run: the one it was started with, and little else."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
 
+from rlstack.config.base import RunSchema
 from rlstack.errors import ConfigError
+
+Schema = TypeVar("Schema", bound=RunSchema)
+
+AUTO = "auto"
+"""`resume=auto`: go on where there is something to go on from, or else start."""
 
 UNIMPORTANT = ("ray_address", "tracking.")
 """What a run learns nothing from: another cluster, other sinks."""
 CHANGEABLE = ("total_steps", "epochs", *UNIMPORTANT)
 """What may differ from the first start: a longer run too."""
+
+
+OF_THE_START = ("run_dir", "resume")
+"""What says where a run is, and not what it is."""
+
+
+def started_or_resumed(config: Schema) -> Schema:
+    """For `resume=auto`: `config`, set to go on with what is in its run directory, if anything is.
+
+    Raises:
+        ConfigError: naming each key, if a run of another configuration has begun there.
+    """
+    values = config.model_dump(mode="json")
+    run_dir = Path(values["run_dir"])
+    saved = run_dir / "config.yaml"
+    if not saved.is_file():
+        return config
+    changed = changes(yaml.safe_load(saved.read_text()), values, free=CHANGEABLE + OF_THE_START)
+    if changed:
+        raise ConfigError(
+            "\n".join(
+                [
+                    f"resume=auto: in {run_dir} a run with another configuration has begun; choose "
+                    "another run_dir, or take back the change:",
+                    *changed,
+                ]
+            )
+        )
+    return config.model_copy(update={"resume": str(run_dir) if goes_on(run_dir) else None})
+
+
+def changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], *, free: tuple[str, ...]
+) -> list[str]:
+    """A line for each key that differs and does not begin as one of `free`."""
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    return [
+        f"  {key}: {old.get(key, 'not set')} -> {new.get(key, 'not set')}"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key) and not key.startswith(free)
+    ]
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, str(key)))
+    elif isinstance(value, list | tuple):
+        yield ".".join(path), [str(entry) for entry in value]
+    else:
+        yield ".".join(path), value
+
+
+def goes_on(run_dir: Path) -> bool:
+    """Whether a run left something in `run_dir` to go on from: a checkpoint, or a round's rows."""
+    patterns = ("checkpoints/step_*", "rounds/round_*")
+    return any(any(run_dir.glob(pattern)) for pattern in patterns)
 
 
 def resumed_values(run_dir: Path, overrides: list[str]) -> dict[str, Any]:

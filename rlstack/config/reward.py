@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from rlstack.config.base import Frozen, Problem
+from rlstack.config.paths import LocalOrHub, Plugin
 
 
 class WeightSchedule(Frozen):
@@ -54,7 +55,7 @@ class RewardModelsConfig(Frozen):
     The other keys mean what the parameters of the reward `preference_model` do.
     """
 
-    checkpoints: tuple[str, ...] = Field(min_length=1)
+    checkpoints: tuple[LocalOrHub, ...] = Field(min_length=1)
     """Folders or hub names of sequence classifiers with one label: the models of the ensemble."""
     ensemble: Literal["mean", "min", "mean_minus_std"]
     std_weight: float = Field(ge=0)
@@ -72,7 +73,7 @@ class RewardConfig(Frozen):
     """The reward of a rollout is the weighted sum of the components that can judge it."""
 
     components: tuple[RewardComponent, ...] = Field(min_length=1)
-    plugins: tuple[str, ...]
+    plugins: tuple[Plugin, ...]
     """Modules or .py files that register rewards or environments; every process imports them."""
     model: RewardModelsConfig | None = None
     """The models behind the component `reward_model`; `reward=model` sets it."""

@@ -20,6 +20,7 @@ from rlstack.config.data import DataConfig
 from rlstack.config.environment import EnvironmentConfig, environment_problems
 from rlstack.config.faults import FaultsConfig
 from rlstack.config.model import ModelConfig
+from rlstack.config.paths import LocalPath
 from rlstack.config.placement import PlacementConfig
 from rlstack.config.reference import ReferenceConfig
 from rlstack.config.reward import RewardConfig
@@ -59,8 +60,8 @@ class RLConfig(RunSchema):
 
     seed: int = Field(ge=0)
     total_steps: int = Field(ge=1)
-    run_dir: str
-    resume: str | None
+    run_dir: LocalPath
+    resume: LocalPath | None
     """Run directory to continue; its own configuration is used."""
     ray_address: str | None
     """local: Ray is started inside this command; auto or host:port joins a cluster; null: as
@@ -125,7 +126,7 @@ class EvalConfig(RunSchema):
     """`rlstack eval`: pass@k, maj@k and lengths of any checkpoint."""
 
     seed: int = Field(ge=0)
-    run_dir: str
+    run_dir: LocalPath
     ray_address: str | None
     faults: FaultsConfig
     model: ModelConfig

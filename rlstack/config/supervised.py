@@ -11,6 +11,7 @@ from rlstack.config.checks import nothing_to_train_on, trainer_problems
 from rlstack.config.data import DataConfig
 from rlstack.config.faults import FaultsConfig
 from rlstack.config.model import ModelConfig
+from rlstack.config.paths import LocalPath
 from rlstack.config.placement import PlacementConfig
 from rlstack.config.tracking import TrackingConfig
 from rlstack.config.trainer import TrainerConfig
@@ -34,8 +35,8 @@ class SupervisedConfig(RunSchema):
     """Passes over `data.train`, rounded up to whole steps."""
     total_steps: int | None = Field(ge=1)
     """Steps; null: as many as `epochs` make. A number is what counts, whatever `epochs` is."""
-    run_dir: str
-    resume: str | None
+    run_dir: LocalPath
+    resume: LocalPath | None
     """Run directory to continue; its own configuration is used."""
     ray_address: str | None
     faults: FaultsConfig

@@ -1,9 +1,9 @@
 """Run state on disk: written whole or not at all, read strictly.
 
 A checkpoint is a folder RUN_DIR/checkpoints/step_000012 with `trainer/` (a folder for each trained
-role, written by its ranks), `rewards/` (a file for each reward that remembers) and `state.json`. It
-is written under a temporary name and renamed when complete, so a folder with the final name is
-always whole.
+role, written by its ranks), `rewards/` (a file for each reward that remembers), `state.json`, and
+`files.json`: the size of every other file. It is written under a temporary name and renamed when
+complete, so a folder with the final name was whole; what a disk has lost of it since is noticed.
 """
 
 import json
@@ -17,7 +17,8 @@ from urllib.parse import quote, unquote
 from rlstack.errors import CheckpointError
 from rlstack.run.folders import whole_folder
 
-FORMAT = 4
+FORMAT = 5
+STATE_FILE, SIZES_FILE = "state.json", "files.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,8 @@ class Checkpoints:
             await save_trainers(partial / "trainer")
             write_rewards(partial, rewards)
             text = json.dumps({"format": FORMAT, **asdict(state)}, indent=2)
-            (partial / "state.json").write_text(text)
+            (partial / STATE_FILE).write_text(text)
+            (partial / SIZES_FILE).write_text(json.dumps(_sizes(partial), indent=2))
 
         final = self.path(state.step)
         try:
@@ -85,18 +87,50 @@ class Checkpoints:
         return final
 
     def latest(self) -> tuple[Path, RunState]:
-        """The newest checkpoint.
+        """The newest whole checkpoint.
 
         Raises:
             CheckpointError: if there is none or it cannot be read.
         """
-        steps = self.steps()
-        if not steps:
+        damaged = self.damaged()
+        whole = [step for step in self.steps() if step not in damaged]
+        if whole:
+            return self.path(whole[-1]), load_state(self.path(whole[-1]))
+        if damaged:
             raise CheckpointError(
-                f"{self.directory}: no complete checkpoint to resume from; start the run anew, and "
-                "set checkpoint.every so that there is one next time"
+                f"{'; '.join(damaged.values())}. No checkpoint of {self.directory} is whole: "
+                "restore the file, or start the run anew"
             )
-        return self.path(steps[-1]), load_state(self.path(steps[-1]))
+        raise CheckpointError(
+            f"{self.directory}: no complete checkpoint to resume from; start the run anew, and "
+            "set checkpoint.every so that there is one next time"
+        )
+
+    def damaged(self) -> dict[int, str]:
+        """What is wrong with the checkpoints after the newest whole one, by step, newest first."""
+        found: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            problem = damage(self.path(step))
+            if problem is None:
+                break
+            found[step] = problem
+        return found
+
+    def set_aside_damaged(self) -> list[str]:
+        """Rename what is newer than the newest whole checkpoint, so that it replaces none.
+
+        Returns a line for each. Where no checkpoint is whole, `latest` says so and nothing is done.
+        """
+        damaged = self.damaged()
+        if len(damaged) == len(self.steps()):
+            return []
+        lines: list[str] = []
+        for step, problem in damaged.items():
+            aside = self.directory / f"damaged_{self.path(step).name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            self.path(step).rename(aside)
+            lines.append(f"{problem}; the checkpoint is now {aside}, an older one is used")
+        return lines
 
 
 def improves(metric: str, value: float, best: float | None) -> bool:
@@ -150,7 +184,7 @@ def load_state(path: Path) -> RunState:
     Raises:
         CheckpointError: if state.json is missing, damaged or of another format.
     """
-    file = path / "state.json"
+    file = path / STATE_FILE
     try:
         values = json.loads(file.read_text())
         written = values.pop("format")
@@ -163,3 +197,36 @@ def load_state(path: Path) -> RunState:
         return RunState(**values)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{file}: not a readable run state: {error}") from error
+
+
+def damage(path: Path) -> str | None:
+    """What is missing from a checkpoint folder or cut short, naming the file; None: it is whole.
+
+    Of another format only `load_state` can tell.
+    """
+    file = path / STATE_FILE
+    try:
+        state = json.loads(file.read_text())
+        if isinstance(state, dict) and state.get("format") not in (None, FORMAT):
+            return None
+        file = path / SIZES_FILE
+        sizes = json.loads(file.read_text())
+        if STATE_FILE not in sizes:
+            raise ValueError("no list of files")
+    except (OSError, ValueError) as error:
+        return f"{file}: cannot be read: {error}"
+    found = _sizes(path)
+    for name, size in sizes.items():
+        if name not in found:
+            return f"{path / name}: is missing"
+        if found[name] != size:
+            return f"{path / name}: has {found[name]} bytes, {size} were written"
+    return None
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of every file by its path in `folder`, but for the file that keeps them."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+    sizes.pop(SIZES_FILE, None)
+    return sizes

@@ -10,17 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from rlstack.errors import DataError
+from rlstack.run.folders import whole_file
 
 Record = Mapping[str, Any]
 
 
-def append(path: Path, record: Record) -> None:
-    """Add one record at the end of `path`.
+def append(path: Path, *records: Record) -> None:
+    """Add records at the end of `path`: all of them, or none.
 
     Raises:
         OSError: naming the path, if it cannot be written (disk full, no permission).
     """
-    _write(path, [record], mode="a")
+    size = path.stat().st_size if path.is_file() else 0
+    try:
+        with path.open("a", encoding="utf-8", newline="\n") as file:
+            file.writelines(map(_line, records))
+    except OSError as error:
+        if path.is_file():
+            os.truncate(path, size)  # half a line would spoil the next one
+        # An error while writing, unlike one while opening, does not name the file by itself.
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write(path: Path, records: Iterable[Record]) -> None:
@@ -29,9 +38,8 @@ def write(path: Path, records: Iterable[Record]) -> None:
     Raises:
         OSError: naming the path, if it cannot be written (disk full, no permission).
     """
-    temporary = path.with_name(f"{path.name}.tmp")
-    _write(temporary, records, mode="w")
-    os.replace(temporary, path)
+    with whole_file(path) as file:
+        file.writelines(map(_line, records))
 
 
 def read(path: Path) -> list[Record]:
@@ -61,10 +69,5 @@ def keep(path: Path, wanted: Callable[[Record], bool]) -> None:
         write(path, [record for record in read(path) if wanted(record)])
 
 
-def _write(path: Path, records: Iterable[Record], *, mode: str) -> None:
-    try:
-        with path.open(mode, encoding="utf-8", newline="\n") as file:
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    except OSError as error:
-        # An error while writing, unlike one while opening, does not name the file by itself.
-        raise OSError(error.errno, error.strerror, str(path)) from error
+def _line(record: Record) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"

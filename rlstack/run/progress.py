@@ -98,6 +98,12 @@ class Progress:
         await self.checkpoints.save(run_state, save_trainers, rewards=rewards)
         self.saved_step = run_state.step
 
+    def whole_steps(self) -> list[int]:
+        """Steps to go back to, ascending; damaged checkpoints after the last are set aside."""
+        for line in self.checkpoints.set_aside_damaged():
+            self.tracker.note(f"warning: {line}")
+        return self.checkpoints.steps()
+
     async def restore(
         self, load_trainers: Callable[[Path], Awaitable[None]]
     ) -> tuple[Path, Mapping[str, Any]]:
@@ -106,6 +112,7 @@ class Progress:
         Raises:
             CheckpointError: if there is none, or it cannot be read.
         """
+        self.whole_steps()
         path, saved = self.checkpoints.latest()
         self.tracker.phase(f"resuming from {path}")
         await load_trainers(path / "trainer")

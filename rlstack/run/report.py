@@ -24,6 +24,7 @@ from rlstack.run.charts import (
     label,
     line_chart,
 )
+from rlstack.run.folders import write_file
 from rlstack.run.jsonl import Record
 
 
@@ -132,11 +133,11 @@ def write_report(run_dir: Path) -> Path:
     )
     style = files("rlstack.run").joinpath("report.css").read_text(encoding="utf-8")
     path = run_dir / "report.html"
-    path.write_text(
+    write_file(
+        path,
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{name} - rlstack</title><style>{style}</style></head><body>{body}</body></html>",
-        encoding="utf-8",
     )
     return path
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rlstack.config.tracking import TrackingConfig
 from rlstack.run import jsonl
 from rlstack.types import Group, Rollout, Score
 
@@ -25,6 +26,32 @@ def write_rollouts(
         for rollout, score in zip(group.rollouts, group.scores, strict=True)
     ]
     jsonl.write(folder / name, records)
+
+
+class RolloutLog:
+    """The rollouts of a run on disk, the newest up to `tracking.max_rollouts_gib`."""
+
+    def __init__(self, run_dir: Path, config: TrackingConfig) -> None:
+        self.run_dir = run_dir
+        self.config = config
+
+    def write(self, groups: Sequence[Group], *, step: int, evaluation: bool) -> None:
+        """Write them, if they are wanted, and remove the oldest of training for their sake.
+
+        Raises:
+            OSError: naming the file, if it cannot be written.
+        """
+        if not self.config.save_rollouts:
+            return
+        write_rollouts(groups, run_dir=self.run_dir, step=step, evaluation=evaluation)
+        sizes = {file: file.stat().st_size for file in (self.run_dir / "rollouts").glob("*.jsonl")}
+        excess = sum(sizes.values()) - self.config.max_rollouts_gib * 2**30
+        training = sorted(file for file in sizes if file.name.startswith("step_"))
+        for file in training[:-1]:
+            if excess <= 0:
+                break
+            file.unlink()
+            excess -= sizes[file]
 
 
 def _record(rollout: Rollout, score: Score, *, step: int) -> jsonl.Record:

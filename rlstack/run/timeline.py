@@ -3,12 +3,13 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 
 from rlstack.metrics import Metrics
 from rlstack.run import jsonl
+from rlstack.run.observers import Observers
 
 _around: ContextVar[str | None] = ContextVar("span around", default=None)
 
@@ -20,8 +21,14 @@ class Timeline:
     step. Step 0 is what comes before the first one.
     """
 
-    def __init__(self, run_dir: Path, *, on_span: Callable[[str], None]) -> None:
-        """`on_span(name)` is told when a span begins."""
+    def __init__(
+        self, run_dir: Path, *, on_span: Callable[[str], None], observers: Observers | None = None
+    ) -> None:
+        """`on_span(name)` is told when a span begins.
+
+        observers: tell the user of a file that cannot be written; None: that is raised.
+        """
+        self._watching = nullcontext if observers is None else observers.watching
         self.path = run_dir / "timeline.jsonl"
         self._on_span = on_span
         self._step = 0
@@ -33,7 +40,8 @@ class Timeline:
         """Spans from here on belong to `step`."""
         if not self._began:
             # Before a kill, spans of steps that are now done again may have been written.
-            jsonl.keep(self.path, lambda span: span["step"] < step)
+            with self._watching(self.path.name):
+                jsonl.keep(self.path, lambda span: span["step"] < step)
             self._began = True
         self._step = step
         self._step_start = time.perf_counter()
@@ -59,7 +67,8 @@ class Timeline:
                 "start_s": start - self._step_start,
                 "end_s": end - self._step_start,
             }
-            jsonl.append(self.path, span)
+            with self._watching(self.path.name):
+                jsonl.append(self.path, span)
 
     def end_step(self) -> Metrics:
         """`time/<span>_s` and `time/step_s` of the step that ends.

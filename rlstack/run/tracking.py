@@ -2,8 +2,9 @@
 
 import importlib
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Protocol, Self
@@ -14,6 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rlstack.config.tracking import TrackingConfig
 from rlstack.errors import ConfigError
 from rlstack.run import durations, jsonl
+from rlstack.run.folders import write_file
+from rlstack.run.observers import Background, Observers
+from rlstack.run.rollout_log import RolloutLog
+from rlstack.types import Group
 
 KEY_METRICS = {
     "reward/mean": "reward",
@@ -33,6 +38,9 @@ KEY_METRICS = {
 class Sink(Protocol):
     """One place that metrics go to."""
 
+    name: str
+    """As the user knows it."""
+
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
     def truncate_after(self, step: int) -> None:
@@ -43,17 +51,26 @@ class Sink(Protocol):
 
 
 class JsonlSink:
-    """RUN_DIR/metrics.jsonl: one object a step, on disk at once; resume and report read it."""
+    """RUN_DIR/metrics.jsonl: one object a step, on disk at once; resume and report read it.
+
+    What a full disk did not take is written with the next step.
+    """
+
+    name = "metrics.jsonl"
 
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / "metrics.jsonl"
         self.path.touch()
+        self._unwritten: list[jsonl.Record] = []
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        jsonl.append(self.path, {"step": step, "time": time.time(), **values})
+        self._unwritten.append({"step": step, "time": time.time(), **values})
+        jsonl.append(self.path, *self._unwritten)
+        self._unwritten.clear()
 
     def truncate_after(self, step: int) -> None:
         """Drop what was logged after `step`, so that the file equals an uninterrupted run's."""
+        self._unwritten = [row for row in self._unwritten if row["step"] <= step]
         jsonl.keep(self.path, lambda row: row["step"] <= step)
 
     def close(self) -> None:
@@ -62,6 +79,8 @@ class JsonlSink:
 
 class TensorBoardSink:
     """Event files in RUN_DIR/tensorboard, written without TensorFlow or torch."""
+
+    name = "TensorBoard"
 
     def __init__(self, run_dir: Path) -> None:
         package = {"key": "tensorboard", "package": "tensorboard"}
@@ -94,8 +113,9 @@ class WandbSink:
     W&B keeps the first values it gets for a step, and a resumed run repeats them.
     """
 
-    def __init__(self, run_dir: Path, *, project: str) -> None:
-        wandb = _optional("wandb", key="wandb_project", package="wandb")
+    name = "Weights & Biases"
+
+    def __init__(self, run_dir: Path, wandb: Any, *, project: str) -> None:
         name = run_dir.resolve().name
         self.run: Any = wandb.init(
             project=project, name=name, id=name, resume="allow", dir=str(run_dir)
@@ -113,15 +133,17 @@ class WandbSink:
 class MlflowSink:
     """A run of an MLflow experiment, at MLflow's own tracking address; resumed by its id."""
 
-    def __init__(self, run_dir: Path, *, experiment: str) -> None:
-        self.mlflow: Any = _optional("mlflow", key="mlflow_experiment", package="mlflow")
+    name = "MLflow"
+
+    def __init__(self, run_dir: Path, mlflow: Any, *, experiment: str) -> None:
+        self.mlflow = mlflow
         self.mlflow.set_experiment(experiment)
         id_file = run_dir / "mlflow_run_id"
         if id_file.is_file():
             self.mlflow.start_run(run_id=id_file.read_text())
         else:
             run = self.mlflow.start_run(run_name=run_dir.resolve().name)
-            id_file.write_text(run.info.run_id)
+            write_file(id_file, run.info.run_id)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         # MLflow's names know no "@".
@@ -131,6 +153,39 @@ class MlflowSink:
 
     def close(self) -> None:
         self.mlflow.end_run()
+
+
+class ServerSink:
+    """A sink that talks to a server, opened and used in a thread of its own.
+
+    A server that is slow or gone costs values of that sink and nothing else.
+    """
+
+    def __init__(self, name: str, open_sink: Callable[[], Sink], *, observers: Observers) -> None:
+        self.name = name
+        self._open = open_sink
+        self._sink: Sink | None = None
+        self._thread = Background(lambda error: observers.failed(name, error))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._thread.call(lambda: self._opened().log(step, values))
+
+    def truncate_after(self, step: int) -> None:
+        self._thread.call(lambda: self._opened().truncate_after(step))
+
+    def close(self) -> None:
+        self._thread.call(self._close)
+        self._thread.close()
+
+    def _opened(self) -> Sink:
+        """Tried anew for every call until there is an answer."""
+        if self._sink is None:
+            self._sink = self._open()
+        return self._sink
+
+    def _close(self) -> None:
+        if self._sink is not None:
+            self._sink.close()
 
 
 class Display:
@@ -193,10 +248,12 @@ class Display:
         """Print a line without breaking the display."""
         if self.enabled:
             elapsed = time.perf_counter() - self.start
-            self.console.print(
-                f"[{elapsed:7.1f} s] {self.title}: {text}", markup=False, soft_wrap=True
-            )
-            self.console.file.flush()  # a pipe would hold lines back
+            # Where the output goes to a full disk or a closed pipe there is nobody to tell.
+            with suppress(OSError):
+                self.console.print(
+                    f"[{elapsed:7.1f} s] {self.title}: {text}", markup=False, soft_wrap=True
+                )
+                self.console.file.flush()  # a pipe would hold lines back
 
     def close(self) -> None:
         """Take the live line away."""
@@ -205,11 +262,18 @@ class Display:
 
 
 class Tracker:
-    """Fans metrics out to the sinks and drives the display. A context manager."""
+    """Fans metrics out to the sinks and drives the display. A context manager.
 
-    def __init__(self, sinks: list[Sink], *, display: Display) -> None:
+    None of it stops a run: what fails is said once.
+    """
+
+    def __init__(
+        self, sinks: list[Sink], *, display: Display, observers: Observers, rollouts: RolloutLog
+    ) -> None:
         self.sinks = sinks
         self.display = display
+        self.observers = observers
+        self._rollouts = rollouts
 
     @classmethod
     def open(
@@ -223,27 +287,38 @@ class Tracker:
         sinks: list[Sink] = [JsonlSink(run_dir)]
         if config.tensorboard:
             sinks.append(TensorBoardSink(run_dir))
+        servers: list[tuple[str, Callable[[], Sink]]] = []
         if config.wandb_project is not None:
-            sinks.append(WandbSink(run_dir, project=config.wandb_project))
+            package = _optional("wandb", key="wandb_project", package="wandb")
+            make = partial(WandbSink, run_dir, package, project=config.wandb_project)
+            servers.append((WandbSink.name, make))
         if config.mlflow_experiment is not None:
-            sinks.append(MlflowSink(run_dir, experiment=config.mlflow_experiment))
+            package = _optional("mlflow", key="mlflow_experiment", package="mlflow")
+            make = partial(MlflowSink, run_dir, package, experiment=config.mlflow_experiment)
+            servers.append((MlflowSink.name, make))
         display = Display(total_steps=total_steps, title=title, enabled=config.console)
-        return cls(sinks, display=display)
+        observers = Observers(display.note)
+        sinks += [ServerSink(name, make, observers=observers) for name, make in servers]
+        rollouts = RolloutLog(run_dir, config)
+        return cls(sinks, display=display, observers=observers, rollouts=rollouts)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Send the metrics of `step` to every sink.
-
-        Raises:
-            OSError: naming the file, if a sink cannot write (disk full).
-        """
+        """Send the metrics of `step` to every sink."""
         for sink in self.sinks:
-            sink.log(step, values)
+            with self.observers.watching(sink.name):
+                sink.log(step, values)
         self.display.step(step, values)
+
+    def rollouts(self, groups: Sequence[Group], *, step: int, evaluation: bool = False) -> None:
+        """Write the rollouts of `step`, where they are to be kept."""
+        with self.observers.watching("rollouts"):
+            self._rollouts.write(groups, step=step, evaluation=evaluation)
 
     def truncate_after(self, step: int) -> None:
         """Forget what was logged after `step`: a resumed run logs it again."""
         for sink in self.sinks:
-            sink.truncate_after(step)
+            with self.observers.watching(sink.name):
+                sink.truncate_after(step)
 
     def phase(self, name: str) -> None:
         """Announce a part of the run that is not a step."""
@@ -266,10 +341,10 @@ class Tracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with ExitStack() as stack:  # a sink that fails to close does not keep the others open
-            for sink in self.sinks:
-                stack.callback(sink.close)
-            self.display.close()
+        for sink in self.sinks:
+            with self.observers.watching(sink.name):
+                sink.close()
+        self.display.close()
 
 
 def _optional(module: str, *, key: str, package: str) -> ModuleType:

@@ -1,7 +1,5 @@
 """What reaches Hydra, what reaches us, and what a shell is offered."""
 
-from pathlib import Path
-
 import pytest
 
 from rlstack.commands.command_line import completion, hydra_arguments, resume_target
@@ -37,7 +35,8 @@ def test_a_sweep_does_not_share_a_run_directory() -> None:
 
 
 def test_resume_target() -> None:
-    assert resume_target(["resume=runs/a"]) == Path("runs/a")
+    assert resume_target(["resume=runs/a"]) == "runs/a"
+    assert resume_target(["resume=runs/a", "resume=auto"]) == "auto"
     assert resume_target(["resume=null"]) is None
     assert resume_target([]) is None
 

@@ -72,6 +72,15 @@ def test_what_was_begun_resumes_from_a_checkpoint_or_starts_anew(
     assert [file.name for file in first.run_dir.iterdir()] == [STARTED]
 
 
+def test_what_the_first_round_has_sampled_is_kept(stages: list[PlannedStage]) -> None:
+    first = stages[0]
+    start(first)
+    (first.run_dir / "rounds/.partial_round_001").mkdir(parents=True)
+    assert plan(stages)[0] is START
+    (first.run_dir / "rounds/round_001").mkdir()
+    assert plan(stages)[0] is RESUME
+
+
 def test_a_folder_that_no_stage_began_is_not_cleared(stages: list[PlannedStage]) -> None:
     stages[0].run_dir.mkdir()
     (stages[0].run_dir / "mine").touch()

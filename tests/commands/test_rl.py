@@ -129,6 +129,21 @@ def test_the_kl_coefficient_survives_a_resume(tmp_path: Path) -> None:
     assert train(twice, "total_steps=4", f"resume={twice}") == expected
 
 
+def test_a_run_goes_on_from_an_older_checkpoint_where_the_newest_is_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    once.mkdir()
+    twice.mkdir()
+    expected = train(once, "total_steps=6")
+    train(twice, "total_steps=4", "checkpoint.every=2")
+    (twice / "checkpoints/step_000004/state.json").write_text("{")
+    assert train(twice, "total_steps=6", f"resume={twice}") == expected
+    assert "step_000004/state.json: cannot be read" in capsys.readouterr().out
+    logged = [json.loads(line)["step"] for line in (twice / "metrics.jsonl").open()]
+    assert logged == [1, 2, 3, 4, 5, 6]
+
+
 def train_with_losses(run_dir: Path, losses: list[float | None], *overrides: str) -> list[str]:
     """The checkpoints that are kept where each evaluation measures the next of `losses`."""
     controller, _, _ = make_controller(

@@ -217,7 +217,8 @@ def run_rounds(run_dir: Path, *, resume: bool, stop_after: int | None = None) ->
     policy, engines = FakePolicy(stop_after=stop_after), FakeEngines()
 
     @asynccontextmanager
-    async def launched(_: object) -> AsyncIterator[SimpleNamespace]:
+    async def launched(_: object, *, shared_dir: Path | None) -> AsyncIterator[SimpleNamespace]:
+        assert shared_dir == run_dir  # every rank writes checkpoints to it
         reallocator = FakeReallocator(policy, engines)
         yield SimpleNamespace(policy=policy, engines=engines, reallocator=reallocator)
 

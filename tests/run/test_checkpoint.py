@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,6 +89,63 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_no_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no complete checkpoint.*checkpoint\.every"):
         Checkpoints(tmp_path, keep_last=1).latest()
+
+
+def two(run_dir: Path) -> Checkpoints:
+    """Checkpoints of steps 1 and 2."""
+    checkpoints = Checkpoints(run_dir, keep_last=2)
+    save(checkpoints, 1)
+    save(checkpoints, 2)
+    return checkpoints
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("break_file", [Path.unlink, cut], ids=["missing", "cut"])
+@pytest.mark.parametrize("name", ["trainer/weights", "state.json", "files.json", "rewards/memory"])
+def test_of_a_damaged_checkpoint_the_file_is_named_and_an_older_one_is_used(
+    tmp_path: Path, name: str, break_file: Callable[[Path], None]
+) -> None:
+    checkpoints = two(tmp_path)
+    break_file(checkpoints.path(2) / name)
+    assert checkpoints.latest()[1].step == 1
+    (line,) = checkpoints.set_aside_damaged()
+    assert str(checkpoints.path(2) / name) in line
+    assert checkpoints.steps() == [1]
+    assert (checkpoints.directory / "damaged_step_000002").is_dir()
+    save(checkpoints, 2)
+    assert checkpoints.steps() == [1, 2]
+
+
+def test_what_is_damaged_takes_no_place_of_those_that_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
+    save(checkpoints, 4)
+    save(checkpoints, 9, best_step=4)
+    cut(checkpoints.path(9) / "trainer/weights")
+    checkpoints.set_aside_damaged()
+    save(checkpoints, 5)
+    assert checkpoints.latest()[1].step == 5
+
+
+def test_where_no_checkpoint_is_whole_each_is_named_and_none_is_moved(tmp_path: Path) -> None:
+    checkpoints = two(tmp_path)
+    for step in (1, 2):
+        (checkpoints.path(step) / "trainer/weights").unlink()
+    assert checkpoints.set_aside_damaged() == []
+    with pytest.raises(CheckpointError, match=r"step_000002/trainer/weights: is missing; .*000001"):
+        checkpoints.latest()
+    assert checkpoints.steps() == [1, 2]
+
+
+def test_a_checkpoint_of_another_format_is_not_damaged(tmp_path: Path) -> None:
+    checkpoints = two(tmp_path)
+    (checkpoints.path(2) / "state.json").write_text(json.dumps({"format": FORMAT - 1}))
+    (checkpoints.path(2) / "files.json").unlink()
+    assert checkpoints.set_aside_damaged() == []
+    with pytest.raises(CheckpointError, match="earlier version"):
+        checkpoints.latest()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rlstack.errors import DataError
 from rlstack.run import jsonl
+from tests.full_disk import files_end_at
 
 # Every character that a UTF-8 file can hold; surrogates are not characters.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -62,3 +63,12 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"gone/file\.jsonl"):
         jsonl.append(tmp_path / "gone" / "file.jsonl", {})
+
+
+def test_half_a_record_that_a_full_disk_took_does_not_spoil_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "file.jsonl"
+    jsonl.append(path, {"x": 1})
+    with files_end_at(100), pytest.raises(OSError, match=r"file\.jsonl"):
+        jsonl.append(path, {"x": 2}, {"x": "3" * 1000})
+    jsonl.append(path, {"x": 4})
+    assert jsonl.read(path) == [{"x": 1}, {"x": 4}]

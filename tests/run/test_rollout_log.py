@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from rlstack.config.tracking import TrackingConfig
 from rlstack.run import jsonl
-from rlstack.run.rollout_log import write_rollouts
+from rlstack.run.rollout_log import RolloutLog, write_rollouts
 from rlstack.types import FinishReason, Group, Prompt, Rollout, Score, Turn, TurnRecord
 
 PROMPT = Prompt(
@@ -104,3 +105,42 @@ def test_a_step_done_again_replaces_its_file(tmp_path: Path) -> None:
     files = sorted(path.name for path in (tmp_path / "rollouts").iterdir())
     assert files == ["eval_000003.jsonl", "step_000003.jsonl"]
     assert len(jsonl.read(tmp_path / "rollouts" / "step_000003.jsonl")) == 1
+
+
+def log(run_dir: Path, *, save_rollouts: bool = True, max_bytes: int = 2**30) -> RolloutLog:
+    config = TrackingConfig(
+        console=False,
+        tensorboard=False,
+        wandb_project=None,
+        mlflow_experiment=None,
+        save_rollouts=save_rollouts,
+        max_rollouts_gib=max_bytes / 2**30,
+    )
+    return RolloutLog(run_dir, config)
+
+
+ONE = Group(
+    number=0,
+    prompt=PROMPT,
+    rollouts=(rollout(0, "7", versions=[1], mask=[True]),),
+    scores=(Score(value=1.0),),
+)
+
+
+def test_beyond_the_limit_the_oldest_of_training_are_removed(tmp_path: Path) -> None:
+    write_rollouts([ONE], run_dir=tmp_path, step=1)
+    size = (tmp_path / "rollouts/step_000001.jsonl").stat().st_size
+    rollouts = log(tmp_path, max_bytes=4 * size)
+    rollouts.write([ONE], step=0, evaluation=True)
+    for step in range(1, 7):
+        rollouts.write([ONE], step=step, evaluation=False)
+    kept = sorted(path.stem for path in (tmp_path / "rollouts").iterdir())
+    assert kept == ["eval_000000", "step_000004", "step_000005", "step_000006"]
+    log(tmp_path, max_bytes=1).write([ONE], step=7, evaluation=False)
+    kept = sorted(path.stem for path in (tmp_path / "rollouts").iterdir())
+    assert kept == ["eval_000000", "step_000007"]
+
+
+def test_rollouts_that_nobody_wants_are_not_written(tmp_path: Path) -> None:
+    log(tmp_path, save_rollouts=False).write([ONE], step=1, evaluation=False)
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlstack.run import jsonl
+from rlstack.run.observers import Observers
 from rlstack.run.timeline import Timeline
 
 
@@ -100,3 +101,15 @@ def test_a_span_names_the_one_around_it_in_concurrent_tasks_too(tmp_path: Path) 
     asyncio.run(step())
     within = {span["name"]: span["within"] for span in jsonl.read(tmp_path / "timeline.jsonl")}
     assert within == {"update": None, "policy": "update", "critic": "update", "rollout": None}
+
+
+def test_a_span_that_cannot_be_written_is_said_and_ends_nothing(tmp_path: Path) -> None:
+    said: list[str] = []
+    timeline = Timeline(tmp_path / "gone", on_span=lambda _: None, observers=Observers(said.append))
+    timeline.begin_step(1)
+    for _ in range(2):
+        with timeline.span("rollout"):
+            pass
+    assert "time/rollout_s" in timeline.end_step().values()
+    (line,) = said
+    assert "gone/timeline.jsonl" in line

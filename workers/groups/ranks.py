@@ -22,6 +22,7 @@ from rlstack.batches.preferences import PairBatch
 from rlstack.errors import RankDiedError
 from rlstack.metrics import Metrics, merge
 from rlstack.planning.phases import Transport
+from workers.groups.written import check_seen, written_below
 from workers.specs import Measured, SendReport
 
 if TYPE_CHECKING:
@@ -79,8 +80,14 @@ class RankGroup(Generic[RankT]):
         It travels to the ranks, so that the driver need not import what they are. `arguments` that
         are references of Ray arrive as what they refer to.
         """
+        return (await self.each(function, *arguments))[:: self.sequence_parallel]
+
+    async def each(
+        self, function: Callable[[RankT, *Arguments], ResultT], *arguments: *Arguments
+    ) -> list[ResultT]:
+        """`call`; what every rank returned."""
         calls = [self.call_one(rank, function, *arguments) for rank in self.ranks]
-        return (await asyncio.gather(*calls))[:: self.sequence_parallel]
+        return await asyncio.gather(*calls)
 
     async def call_one(
         self,
@@ -181,16 +188,25 @@ class TrainerGroup(RankGroup[TrainerT]):
         return await self.call(lambda rank, rows: rank.evaluate(rows, objective), shared(batch))
 
     async def save(self, directory: Path) -> None:
-        """Weights, optimizer, scheduler and RNG of every rank."""
-        await self.call(lambda rank: rank.save(directory))
+        """Weights, optimizer, scheduler and RNG of every rank; all of it is seen here.
+
+        Raises:
+            CheckpointError: if a rank has written elsewhere.
+        """
+        await check_seen(await self.each(lambda rank: rank.save(directory)))
 
     async def load(self, directory: Path) -> None:
         """Restore what `save` wrote, exactly."""
         await self.call(lambda rank: rank.load(directory))
 
     async def export(self, directory: Path) -> None:
-        """Weights, configuration and tokenizer in Hugging Face format."""
+        """Weights, configuration and tokenizer in Hugging Face format; all of it is seen here.
+
+        Raises:
+            CheckpointError: if the rank that writes has written elsewhere.
+        """
         await self.call(lambda rank: rank.export(directory))
+        await check_seen([await self.call_one(self.ranks[0], lambda _: written_below(directory))])
 
     async def merge_adapters(self) -> None:
         """Merge the adapters into the weights below them and go on with fresh ones.
@@ -205,8 +221,7 @@ class TrainerGroup(RankGroup[TrainerT]):
 
     async def visible_devices(self) -> list[str]:
         """The GPU of each rank, as CUDA_VISIBLE_DEVICES names it on its node."""
-        calls = [self.call_one(rank, lambda rank: rank.visible_device()) for rank in self.ranks]
-        return await asyncio.gather(*calls)
+        return await self.each(lambda rank: rank.visible_device())
 
     async def offload(self) -> None:
         """Free device memory."""

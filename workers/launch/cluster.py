@@ -18,11 +18,13 @@ HEAD_RESOURCE = "node:__internal_head__"
 """What Ray gives to the head of a cluster alone."""
 
 
-def join(address: str | None, *, cpus: int) -> None:
+def join(address: str | None, *, cpus: int) -> bool:
     """Join the cluster at `address` (auto or host:port), or start one with at least `cpus` CPUs.
 
     address: None: that of RAY_ADDRESS, which Ray sets in its jobs; without it, or with "local",
         a cluster inside this process.
+
+    Returns whether the cluster was there before.
 
     Raises:
         PlacementError: if none answers there.
@@ -38,7 +40,7 @@ def join(address: str | None, *, cpus: int) -> None:
                 f"with `ray start --head`, or run inside this command with ray_address=local: "
                 f"{error}"
             ) from error
-        return
+        return True
     # Phases take turns, so more logical CPUs than cores is no overload.
     ray.init(
         # Without it Ray joins any cluster that it finds on this machine.
@@ -50,6 +52,7 @@ def join(address: str | None, *, cpus: int) -> None:
         # Ray would start a process for each CPU now, and none has the environment of an actor.
         _system_config={"prestart_worker_first_driver": False},
     )
+    return False
 
 
 def check_reachable(address: str) -> None:
@@ -67,13 +70,18 @@ def describe() -> Cluster:
     return Cluster(nodes=tuple(_node(node, here=node["NodeID"] == here) for node in alive))
 
 
+def node_name(node: dict[str, Any]) -> str:
+    """As messages name it."""
+    return f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"
+
+
 def _node(node: dict[str, Any], *, here: bool) -> Node:
     cpus = float(node["Resources"].get("CPU", 0.0))
     # Ray says what may be reserved; this machine's cores are known, and elsewhere the two are
     # equal unless `ray start --num-cpus` says otherwise.
     cores = os.cpu_count() if here else int(cpus)
     return Node(
-        name=f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})",
+        name=node_name(node),
         cpus=cpus,
         gpus=int(node["Resources"].get("GPU", 0)),
         cores=max(1, cores or 1),

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,6 +28,7 @@ from workers.launch.actors import Actors
 from workers.launch.cluster import describe, join
 from workers.launch.engines import load_engines, start_engines
 from workers.launch.ranks import RankStarter
+from workers.launch.shared_disk import check_shared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +45,18 @@ class WorkerGroups:
 
 
 @asynccontextmanager
-async def launch(spec: RunSpec) -> AsyncIterator[WorkerGroups]:
+async def launch(spec: RunSpec, *, shared_dir: Path | None = None) -> AsyncIterator[WorkerGroups]:
     """Start the roles side by side; on leaving, end every process that was started.
+
+    shared_dir: a folder that ranks write to, which every node must see; None: they write nothing.
 
     Raises:
         PlacementError: if the cluster cannot be reached or does not hold the roles.
     """
-    join(spec.ray_address, cpus=ceil(needed_cpus(spec)))
+    joined = join(spec.ray_address, cpus=ceil(needed_cpus(spec)))
     try:
+        if joined and shared_dir is not None:
+            await check_shared(shared_dir)
         async with started(place(spec, describe()), spec) as groups:
             yield groups
     finally:

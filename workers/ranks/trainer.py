@@ -29,13 +29,15 @@ from rlstack.data.microbatches import plan_evaluation, plan_microbatches
 from rlstack.errors import CheckpointError
 from rlstack.metrics import Metrics, merge
 from rlstack.seeds import Domain, derived_seed
+from workers.groups.written import written
 from workers.models import lora
 from workers.models.preflight import load_tokenizer
 from workers.models.shard_writer import ShardWriter
 from workers.models.weights import by_layer, made_whole, model_weights
 from workers.ranks.deepspeed_config import deepspeed_config
+from workers.ranks.recorded_checkpoints import RecordedCheckpoints
 from workers.ranks.rendezvous import ProcessGroup
-from workers.specs import Measured, TrainerSpec
+from workers.specs import Measured, TrainerSpec, WrittenFiles
 
 
 class TrainerRank:
@@ -84,6 +86,8 @@ class TrainerRank:
         self.engine, *_ = deepspeed.initialize(
             model=module, model_parameters=trained, config=ds_config
         )
+        self.checkpoints = RecordedCheckpoints(self.engine._config)
+        self.engine.checkpoint_engine = self.checkpoints
 
     def build(self) -> nn.Module:
         """Load `self.model`; the module around it whose output is trained on."""
@@ -251,8 +255,11 @@ class TrainerRank:
 
     # --- disk
 
-    def save(self, directory: Path) -> None:
-        """Weights, optimizer, update count and RNG of this rank, under `directory`."""
+    def save(self, directory: Path) -> WrittenFiles:
+        """Weights, optimizer, update count and RNG of this rank, under `directory`.
+
+        Returns what this rank wrote of it.
+        """
         client_state = {
             "num_updates": self.num_updates,
             "num_merges": self.num_merges,
@@ -267,6 +274,7 @@ class TrainerRank:
             # Weights below adapters are those of the model's own files until the first merge.
             exclude_frozen_parameters=self.spec.trainer.lora is not None and self.num_merges == 0,
         )
+        return written(self.checkpoints.files)
 
     def load(self, directory: Path) -> None:
         """Restore what `save` wrote.

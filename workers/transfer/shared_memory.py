@@ -1,15 +1,36 @@
 """Weights through a segment of shared memory: trainer and engines on one node."""
 
+import shutil
 from dataclasses import asdict, dataclass
 from multiprocessing import resource_tracker, shared_memory
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import TrainerInitInfo, WeightTransferInitInfo
 
+from rlstack.errors import WeightSyncError
 from rlstack.planning.phases import Transport
 from workers.transfer.buckets import BucketInfo, ReloadingEngine, SendingEngine, Slot, lay_out, view
+
+SEGMENTS = Path("/dev/shm")
+"""Where Linux keeps segments of shared memory."""
+
+
+def check_room(num_bytes: int) -> None:
+    """Refuse a segment that does not fit: Linux makes it, and kills whoever writes to its end.
+
+    Raises:
+        WeightSyncError: naming what is needed and what is free.
+    """
+    free = shutil.disk_usage(SEGMENTS).free
+    if num_bytes > free:
+        raise WeightSyncError(
+            f"{SEGMENTS}: weights for the engines need {num_bytes / 2**20:.0f} MiB of shared "
+            f"memory at once and {free / 2**20:.0f} MiB are free; give the container more (docker "
+            "run --shm-size=8g; on Kubernetes an emptyDir of medium Memory at /dev/shm)"
+        )
 
 
 @dataclass
@@ -60,6 +81,7 @@ class SharedMemoryTrainerEngine(SendingEngine[SharedMemoryTrainerInit]):
         slots, num_bytes = lay_out(bucket)
         if self.segment is None or self.segment.size < num_bytes:
             self.shutdown()
+            check_room(num_bytes)
             self.segment = shared_memory.SharedMemory(create=True, size=num_bytes)
         memory = torch.frombuffer(self.segment.buf, dtype=torch.uint8)
         for slot, (_, tensor) in zip(slots, bucket, strict=True):

@@ -263,6 +263,15 @@ def test_what_is_exported_scores_the_same(running: Running, tmp_path: Path) -> N
         assert np.abs(text_alone - found).max() > 1e-3
 
 
+def test_each_rank_says_which_files_it_saved(running: Running, tmp_path: Path) -> None:
+    reports = running.run(running.trainer.each(lambda rank: rank.save(tmp_path)))
+    found = {str(file): file.stat().st_size for file in tmp_path.rglob("*.pt")}
+    said = [report.sizes for report in reports]
+    assert {file: size for sizes in said for file, size in sizes.items()} == found
+    assert [bool(sizes) for sizes in said] == [True, True]
+    assert sum(map(len, said)) == len(found)  # none is two ranks'
+
+
 def test_a_saved_state_goes_on_with_the_same_bits(running: Running, tmp_path: Path) -> None:
     batches = [running.batch(count=8, seed=seed) for seed in (20, 21)]
     running.run(running.trainer.save(tmp_path / "state"))
