@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from rlstack.algorithms.catalog import AdvantageEstimate, estimate_advantages, next_kl_coef
+from rlstack.algorithms.reference_updates import is_update_step
 from rlstack.batch import TokenBatch, collate
 from rlstack.config.run import RLConfig
 from rlstack.evaluation import evaluation_metrics
@@ -29,7 +30,14 @@ from rlstack.minibatches import (
     policy_batch,
     row_multiple,
 )
-from rlstack.protocols import Critic, Filtration, PolicyTrainer, Reference, Role
+from rlstack.protocols import (
+    Critic,
+    Filtration,
+    MovingReference,
+    PolicyTrainer,
+    Reference,
+    Role,
+)
 from rlstack.run.timeline import Timeline
 from rlstack.seeds import Domain, derived_seed
 from rlstack.step_metrics import step_metrics
@@ -46,6 +54,8 @@ class Roles:
     reference: Reference | None
     critic: Critic | None
     filtration: Filtration | None
+    moving_reference: MovingReference | None = None
+    """Moves `reference` after the policy; None: it stays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +108,7 @@ class Controller:
         with self.timeline.span("update"):
             for rows in minibatch_rows(self.config, step=step, num_rows=batch.num_rows):
                 updates += await self._update(batch, forward, estimate, rows, policy=learns)
+        await self._move_reference(step)
         measured = step_metrics(
             taken.groups,
             sampled,
@@ -195,6 +206,14 @@ class Controller:
             update = partial(roles.critic.update, critic_rows, config.critic)
             calls.append(self._run("critic update", roles.critic, update))
         return merge(await asyncio.gather(*calls))
+
+    async def _move_reference(self, step: int) -> None:
+        """Let the reference move to the policy, where its turn has come."""
+        moving, update = self.roles.moving_reference, self.config.reference.update
+        if moving is None or update.every is None or not is_update_step(step, every=update.every):
+            return
+        call = partial(moving.move, mix=update.mix)
+        await self._run("reference update", self.roles.policy, call)
 
     async def _run(self, name: str, role: Role, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
         """`call` when it is the role's turn on its devices, as a span of the timeline."""

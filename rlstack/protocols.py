@@ -43,16 +43,20 @@ class Role(Protocol):
         ...
 
 
-class Trained(Role, Protocol):
-    """All ranks of a trainer behind one call."""
+class Saved(Protocol):
+    """What changes in a run, and is part of its checkpoints."""
 
     async def save(self, directory: Path) -> None:
-        """Weights, optimizer, scheduler and RNG of every rank."""
+        """Write all that it goes on from; of a trainer also optimizer, scheduler and RNG."""
         ...
 
     async def load(self, directory: Path) -> None:
         """Restore what `save` wrote, exactly."""
         ...
+
+
+class Trained(Role, Saved, Protocol):
+    """All ranks of a trainer behind one call."""
 
     async def export(self, directory: Path) -> None:
         """Weights, configuration and tokenizer in Hugging Face format."""
@@ -88,6 +92,14 @@ class Reference(Role, Protocol):
 
     async def logprobs(self, batch: TokenBatch) -> Tensor:
         """Float32 [B, T], nats, at the sampling temperature; 0 where loss_mask is False."""
+        ...
+
+
+class MovingReference(Saved, Protocol):
+    """The reference where it does not stay what it was."""
+
+    async def move(self, *, mix: float) -> None:
+        """Its weights become mix * policy + (1 - mix) * reference."""
         ...
 
 

@@ -102,7 +102,7 @@ class FakePolicy:
         assert directory.is_dir()
 
     async def export(self, directory: Path) -> None:
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
 
 
 @dataclass
@@ -129,7 +129,7 @@ class FakeCritic:
         assert directory.is_dir()
 
     async def export(self, directory: Path) -> None:
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
 
 
 @dataclass
@@ -142,6 +142,25 @@ class FakeReference:
     async def logprobs(self, batch: TokenBatch) -> Tensor:
         self.journal.events.append("reference logprobs")
         return torch.where(batch.loss_mask, -2.0, 0.0)
+
+
+@dataclass
+class FakeMovingReference:
+    """Counts its moves, and remembers the count."""
+
+    journal: Journal
+    moves: int = 0
+
+    async def move(self, *, mix: float) -> None:
+        self.journal.events.append(f"reference moves {mix:g}")
+        self.moves += 1
+
+    async def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True)
+        (directory / "moves").write_text(str(self.moves))
+
+    async def load(self, directory: Path) -> None:
+        self.moves = int((directory / "moves").read_text())
 
 
 @dataclass

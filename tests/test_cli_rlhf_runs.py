@@ -1,4 +1,4 @@
-"""PPO with a critic, a reference and served reward models: whole runs as subprocesses."""
+"""PPO with all roles, and a reference that moves: whole runs as subprocesses."""
 
 import json
 import shutil
@@ -60,6 +60,45 @@ def test_ppo_resumed_equals_uninterrupted(model: Path, tmp_path: Path) -> None:
     assert run.returncode == 0, output
     assert logged_steps(tmp_path / "cut") == [1, 2, 3]
     for name in ("export", "export_critic"):
+        whole, cut = (tmp_path / run / name / "model.safetensors" for run in ("whole", "cut"))
+        assert cut.read_bytes() == whole.read_bytes(), name
+
+
+MOVING = [
+    *OVERRIDES,
+    "algorithm.kl.coef=0.05",
+    "algorithm.entropy_coef=0.01",  # moves the policy also where no answer was right by chance
+    "algorithm.updates_per_epoch=1",  # the KL is measured before the policy moves
+    "reference.update.every=2",
+    "evaluation.every=0",
+    "checkpoint.every=1",
+    "checkpoint.keep_last=3",
+    "total_steps=5",
+]
+
+
+def test_a_reference_that_moves_is_the_policy_at_its_steps_and_resumes(
+    model: Path, tmp_path: Path
+) -> None:
+    run = start("rl", *MOVING, f"model.path={model}", "run_dir=whole", cwd=tmp_path)
+    output = finish(run)
+    assert run.returncode == 0, output
+    metrics = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").open()]
+    kls = [row["policy/ref_kl"] for row in metrics]
+    # It is the policy of the start in steps 1 and 2, that after step 2 in 3 and 4, after 4 in 5.
+    assert [kl < 1e-8 for kl in kls] == [True, False, True, False, True], kls
+    spans = [json.loads(line) for line in (tmp_path / "whole/timeline.jsonl").open()]
+    assert [s["step"] for s in spans if s["name"] == "reference update"] == [2, 4]
+
+    # As if it had been killed in step 4, whose reference is neither the first policy nor the last.
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for name in ("checkpoints/step_000004", "checkpoints/step_000005", "export"):
+        shutil.rmtree(tmp_path / "cut" / name)
+    run = start("rl", "resume=cut", cwd=tmp_path)
+    output = finish(run)
+    assert run.returncode == 0, output
+    assert logged_steps(tmp_path / "cut") == [1, 2, 3, 4, 5]
+    for name in ("export", "checkpoints/step_000005/trainer/reference"):
         whole, cut = (tmp_path / run / name / "model.safetensors" for run in ("whole", "cut"))
         assert cut.read_bytes() == whole.read_bytes(), name
 

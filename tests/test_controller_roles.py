@@ -16,7 +16,7 @@ from rlstack.types import (
     Score,
     TurnRecord,
 )
-from tests.fakes import FakeCritic, FakeEngines, FakeScorer
+from tests.fakes import FakeCritic, FakeEngines, FakeMovingReference, FakeReference, FakeScorer
 from tests.test_controller import make_controller, run
 
 
@@ -47,6 +47,27 @@ def test_a_critic_learns_beside_the_policy_and_alone_while_it_warms_up(tmp_path:
         per_token = torch.where(lesson.loss_mask, lesson.rewards.unsqueeze(1), 0.0)
         torch.testing.assert_close(lesson.returns, per_token)
         assert torch.equal(batch.token_ids, lesson.token_ids)
+
+
+def test_the_reference_moves_after_the_updates_of_its_steps_alone(tmp_path: Path) -> None:
+    controller, journal, _ = make_controller(
+        tmp_path,
+        "algorithm.kl.coef=0.1",
+        "reference.update.every=2",
+        "reference.update.mix=0.5",
+    )
+    controller.roles = replace(
+        controller.roles,
+        reference=FakeReference(journal),
+        moving_reference=FakeMovingReference(journal),
+    )
+    moved = []
+    for step in (1, 2, 3, 4):
+        run(controller.step(step))
+        moved.append(journal.events[-2:] == ["reference moves 0.5", f"generate v{step}"])
+        assert journal.events.count("reference moves 0.5") == moved[-1]
+        journal.events.clear()
+    assert moved == [False, True, False, True]
 
 
 def test_filtration_trains_on_the_chosen_rollouts_alone(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from rlstack.commands.wiring import Running
 from rlstack.config.run import RLConfig
 from rlstack.config.supervised import SupervisedConfig
 from rlstack.errors import DataError
-from rlstack.protocols import Trained
+from rlstack.protocols import Saved, Trained
 from rlstack.run.checkpoint import load_rewards, write_folder
 from rlstack.run.progress import Progress, Summary
 from rlstack.run.report import write_report
@@ -51,11 +51,16 @@ class Loop:
         *,
         command: str,
         trainers: Mapping[str, Trained],
+        others: Mapping[str, Saved] | None = None,
     ) -> None:
-        """trainers: of every trained role by name; the first one's model is the command's."""
+        """trainers: of every trained role by name; the first one's model is the command's.
+
+        others: what is saved beside them, and not exported.
+        """
         self.config = config
         self.command = command
         self.trainers = trainers
+        self.saved: Mapping[str, Saved] = {**trainers, **(others or {})}
         self.scorer = running.scorer
         self.stop = running.stop
         self.tracker = running.tracker
@@ -134,18 +139,18 @@ class Loop:
         if self.progress.is_saved:
             return
         rewards = {} if self.scorer is None else await self.scorer.state()
-        await self.progress.save(self._save_trainers, state=part.state(), rewards=rewards)
+        await self.progress.save(self._save_roles, state=part.state(), rewards=rewards)
 
-    async def _save_trainers(self, directory: Path) -> None:
-        for name, trainer in self.trainers.items():
-            await trainer.save(directory / name)
+    async def _save_roles(self, directory: Path) -> None:
+        for name, role in self.saved.items():
+            await role.save(directory / name)
 
-    async def _load_trainers(self, directory: Path) -> None:
-        for name, trainer in self.trainers.items():
-            await trainer.load(directory / name)
+    async def _load_roles(self, directory: Path) -> None:
+        for name, role in self.saved.items():
+            await role.load(directory / name)
 
     async def _restore(self, part: RunPart) -> None:
-        path, state = await self.progress.restore(self._load_trainers)
+        path, state = await self.progress.restore(self._load_roles)
         if self.scorer is not None:
             await self.scorer.restore(load_rewards(path))
         part.restore(state)

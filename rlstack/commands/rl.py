@@ -21,10 +21,12 @@ from rlstack.data.dataset import load_prompts
 from rlstack.data.held_out import train_and_held_out
 from rlstack.data.sampler import PromptSampler
 from rlstack.generation import OnDemand
-from rlstack.protocols import Filtration, Trained
+from rlstack.protocols import Filtration, Saved, Trained
 from rlstack.run.progress import Summary
 from rlstack.run.tracking import Tracker
 from rlstack.types import Prompt
+from workers.groups.moving_reference import MovingReferenceGroup
+from workers.groups.ranks import ReferenceGroup
 
 
 def run(config: RLConfig) -> Summary:
@@ -84,11 +86,16 @@ def _controller(
         reallocator=groups.reallocator,
         timeline=running.timeline,
     )
+    moving = None
+    if config.reference.update.every is not None:
+        assert isinstance(groups.reference, ReferenceGroup)
+        moving = MovingReferenceGroup(groups.reference, groups.policy)
     roles = Roles(
         policy=groups.policy,
         reference=groups.reference,
         critic=groups.critic,
         filtration=filtration,
+        moving_reference=moving,
     )
     return Controller(config, roles, source, pad_token_id=pad_token_id, timeline=running.timeline)
 
@@ -101,7 +108,10 @@ async def train_policy(
     trainers: dict[str, Trained] = {"policy": controller.roles.policy}
     if controller.roles.critic is not None:
         trainers["critic"] = controller.roles.critic
-    return await Loop(config, running, command="rl", trainers=trainers).run(
+    others: dict[str, Saved] = {}
+    if controller.roles.moving_reference is not None:
+        others["reference"] = controller.roles.moving_reference
+    return await Loop(config, running, command="rl", trainers=trainers, others=others).run(
         RunPart(
             end=config.total_steps,
             step=steps.step,

@@ -91,6 +91,7 @@ class RLConfig(RunSchema):
             *critic_problems(self.algorithm, self.critic),
             *placement_problems(self.placement),
             *self.reference.problems(self.placement),
+            *self.reference.update_problems(self.algorithm, self.trainer),
             *_kl_problems(self),
             *_correction_problems(self.algorithm),
             *_evaluation_problems(self),

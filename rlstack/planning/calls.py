@@ -21,6 +21,8 @@ class CallKind(StrEnum):
     """A model computes per-token values, without gradient."""
     UPDATE = "update"
     """Forward, backward and an optimizer step."""
+    MOVE = "move"
+    """The reference's weights move to the policy's."""
     PUBLISH = "publish"
     """The policy's weights go to the engines."""
 
@@ -40,10 +42,13 @@ class Call:
     output: str
 
 
-def calls(config: RLConfig, *, critic_only: bool = False) -> tuple[Call, ...]:
+def calls(
+    config: RLConfig, *, critic_only: bool = False, moves_reference: bool = False
+) -> tuple[Call, ...]:
     """The calls of a step, each after those that it reads from.
 
-    critic_only: of a step in which the critic warms up. With dynamic sampling the first round of
+    critic_only: of a step in which the critic warms up. moves_reference: of a step after which the
+    reference moves to the policy. With dynamic sampling the first round of
     sampling; where a filtration chooses, rows before it has chosen.
     """
     algorithm = config.algorithm
@@ -75,6 +80,8 @@ def calls(config: RLConfig, *, critic_only: bool = False) -> tuple[Call, ...]:
             share = rows // algorithm.updates_per_epoch
             made.append(_call(role, CallKind.UPDATE, share, output, *latest[role]))
             latest[role] = (output,)
+    if moves_reference:
+        made.append(_call("reference", CallKind.MOVE, 0, "reference", *latest["policy"]))
     if not critic_only:
         made.append(_call("policy", CallKind.PUBLISH, 0, "published", *latest["policy"]))
     return tuple(made)

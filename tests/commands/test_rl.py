@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rlstack.metrics import Metrics
 from rlstack.protocols import Scorer
 from rlstack.run.tracking import Tracker
 from rlstack.types import Prompt
+from tests.fakes import FakeMovingReference, FakeReference, Journal
 from tests.test_controller import make_controller
 from workers.scoring.pool import ScorerPool
 
@@ -142,6 +144,34 @@ def test_a_run_goes_on_from_an_older_checkpoint_where_the_newest_is_damaged(
     assert "step_000004/state.json: cannot be read" in capsys.readouterr().out
     logged = [json.loads(line)["step"] for line in (twice / "metrics.jsonl").open()]
     assert logged == [1, 2, 3, 4, 5, 6]
+
+
+def moves_after(run_dir: Path, *overrides: str) -> int:
+    """How often the reference has moved by the end of the run."""
+    controller, _, _ = make_controller(
+        run_dir,
+        f"run_dir={run_dir}",
+        "evaluation.every=0",
+        "algorithm.kl.coef=0.1",
+        "reference.update.every=2",
+        *overrides,
+    )
+    moving = FakeMovingReference(Journal())
+    controller.roles = replace(controller.roles, reference=FakeReference(), moving_reference=moving)
+    config = controller.config
+    with Tracker.open(
+        config.tracking, run_dir=run_dir, total_steps=config.total_steps, title="rl"
+    ) as tracker:
+        asyncio.run(train_policy(config, controller, running(controller, tracker), ()))
+    return moving.moves
+
+
+def test_a_moving_reference_survives_a_resume_and_is_not_exported(tmp_path: Path) -> None:
+    assert moves_after(tmp_path, "total_steps=3") == 1
+    shutil.rmtree(tmp_path / "export")
+    assert moves_after(tmp_path, "total_steps=6", f"resume={tmp_path}") == 3
+    assert (tmp_path / "export").is_dir()
+    assert not (tmp_path / "export_reference").exists()
 
 
 def train_with_losses(run_dir: Path, losses: list[float | None], *overrides: str) -> list[str]:

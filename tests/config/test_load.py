@@ -319,6 +319,19 @@ def test_a_key_inside_a_list_is_named_as_typed() -> None:
         (["trainer.max_tokens_per_microbatch=100"], "trainer.max_tokens_per_microbatch: 100 is"),
         (["trainer.offload_parameters=true"], "trainer.offload_parameters: needs"),
         (["reference.offload_parameters=true"], "reference.offload_parameters: needs"),
+        (["reference.update.every=1"], "reference.update.every: has no reference to move"),
+        (
+            ["algorithm=distillation", *TEACHER["distillation"], "reference.update.every=1"],
+            "reference.update.every: moves a reference to the policy, and a teacher stays",
+        ),
+        (
+            ["algorithm.kl.coef=0.1", "trainer=lora", "reference.update.every=1"],
+            "reference.update.every: cannot move the reference of a policy with adapters",
+        ),
+        (
+            ["algorithm.kl.coef=0.1", "reference.update.every=1", "reference.update.mix=0"],
+            "reference.update.mix",
+        ),
         (
             [
                 "placement.device=cpu",

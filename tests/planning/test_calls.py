@@ -13,7 +13,7 @@ from rlstack.config.run import RLConfig
 from rlstack.planning.calls import Call, CallKind, calls
 from rlstack.types import RewardRequest, Score
 from tests.config.test_load import rl_values
-from tests.fakes import FakeReference, FakeScorer, Journal
+from tests.fakes import FakeMovingReference, FakeReference, FakeScorer, Journal
 from tests.test_controller import make_controller, run
 
 AVAILABLE = {"prompts", "weights"}
@@ -49,6 +49,8 @@ def observed(events: Sequence[str], *, rows: int) -> list[tuple[str, CallKind, i
                 found.append(("policy", CallKind.FORWARD, rows))
             case ["reference", "logprobs"]:
                 found.append(("reference", CallKind.FORWARD, rows))
+            case ["reference", "moves", _]:
+                found.append(("reference", CallKind.MOVE, 0))
             case ["values"]:
                 found.append(("critic", CallKind.FORWARD, rows))
             case ["update", number]:
@@ -72,10 +74,11 @@ def signature(call: Call) -> tuple[str, CallKind, int]:
     [
         (),
         ("algorithm.kl.coef=0.1", "algorithm.epochs=2", "algorithm.updates_per_epoch=2"),
+        ("algorithm.kl.coef=0.1", "reference.update.every=2"),
         ("algorithm=remax",),
         ("algorithm=ppo", "algorithm.updates_per_epoch=2", "critic.warmup_steps=1"),
     ],
-    ids=["grpo", "reference", "baseline", "critic"],
+    ids=["grpo", "reference", "moving reference", "baseline", "critic"],
 )
 def test_a_step_makes_the_declared_calls(
     tmp_path: Path, overrides: tuple[str, ...], step: int
@@ -85,13 +88,19 @@ def test_a_step_makes_the_declared_calls(
     scorer.journal = journal
     if controller.config.algorithm.needs_reference:
         controller.roles = replace(controller.roles, reference=FakeReference(journal))
+    every = controller.config.reference.update.every
+    if every is not None:
+        moving = FakeMovingReference(journal)
+        controller.roles = replace(controller.roles, moving_reference=moving)
     for number in range(1, step):
         run(controller.step(number))
         journal.events.clear()
     asyncio.run(controller.step(step))
     critic = controller.config.critic
     declared = calls(
-        controller.config, critic_only=critic is not None and step <= critic.warmup_steps
+        controller.config,
+        critic_only=critic is not None and step <= critic.warmup_steps,
+        moves_reference=every is not None and step % every == 0,
     )
     made = observed(journal.events, rows=16)
     assert Counter(made) == Counter(map(signature, declared))

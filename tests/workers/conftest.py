@@ -103,7 +103,11 @@ def frozen_role(path: Path, *, zero_stage: int) -> FrozenRole:
     return FrozenRole(
         model=model_config(path),
         config=ReferenceConfig.model_validate(
-            {"zero_stage": zero_stage, "offload_parameters": False}
+            {
+                "zero_stage": zero_stage,
+                "offload_parameters": False,
+                "update": {"every": None, "mix": 1.0},
+            }
         ),
         max_tokens_per_microbatch=256,
         logprob_chunk_tokens=64,

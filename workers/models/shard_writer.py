@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+
+from workers.models.weights import whole_layers
 
 SHARD_BYTES = 4 * 2**30
 
@@ -47,3 +49,16 @@ class ShardWriter:
             return
         index = {"metadata": {"total_size": self.total_bytes}, "weight_map": self.weight_map}
         (self.directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
+def write_weights(model: nn.Module, directory: Path, *, writes: bool) -> None:
+    """Write a model's weights, adapters merged in; called on every rank at the same time.
+
+    writes: whether this rank does; the others help to gather.
+    """
+    writer = ShardWriter(directory) if writes else None
+    for layer in whole_layers(model, keep=writes):
+        if writer is not None:
+            writer.add(layer)
+    if writer is not None:
+        writer.finish()

@@ -64,6 +64,20 @@ def made_whole(weights: Sequence[Weight]) -> Iterator[list[Tensor]]:
         yield [weight.make() for weight in weights]
 
 
+def whole_layers(model: nn.Module, *, keep: bool) -> Iterator[dict[str, Tensor]]:
+    """Copies of the model's weights in host memory, adapters merged in, one layer at a time.
+
+    keep: whether this rank wants them. Every rank iterates, since gathering takes them all; the
+    others are given empty layers.
+    """
+    weights = model_weights(model, merged=True)
+    for names in by_layer(weights):
+        with made_whole([weights[name] for name in names]) as tensors:
+            pairs = zip(names, tensors, strict=True)
+            layer = {name: tensor.cpu().clone() for name, tensor in pairs if keep}
+        yield layer
+
+
 def by_layer(names: Iterable[str]) -> list[list[str]]:
     """The names of each decoder layer together, every other name alone."""
     groups: dict[str, list[str]] = {}

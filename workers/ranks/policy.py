@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import ray
 import torch
 from ray.actor import ActorHandle
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from rlstack.planning.phases import Transport
 from workers.models.heads import TokenLogprobs, batch_values, token_values
 from workers.models.lora import adapters_disabled
 from workers.models.pretrained import load_causal_model
+from workers.models.weights import whole_layers
 from workers.ranks.trainer import TrainerRank
 from workers.specs import SendReport
 
@@ -126,6 +128,22 @@ class PolicyRank(TrainerRank):
         """Put the current weights into every engine; called on every rank at the same time."""
         assert self.sender is not None, "connect comes first"
         return self.sender.send()
+
+    def move_reference(self, reference: list[ActorHandle], *, mix: float) -> None:
+        """Mix the current weights into those of `reference`, the ranks of the same model.
+
+        Called on every rank at the same time. Each layer is taken in everywhere before the next is
+        handed on, so that no second model is held in memory.
+        """
+        for layer in whole_layers(self.model, keep=self.mesh.rank == 0):
+            if self.mesh.rank == 0:
+                tensors = ray.put(layer)
+                ray.get(
+                    [
+                        rank.call.remote(lambda rank, new: rank.mix_in(new, alpha=mix), tensors)
+                        for rank in reference
+                    ]
+                )
 
     def merge_adapters(self) -> None:
         """See `TrainerRank`."""

@@ -1,14 +1,21 @@
 """The reference policy: a frozen model that only computes logprobs."""
 
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
+from rlstack.algorithms.reference_updates import mix
 from rlstack.batch import Rows, TokenBatch
 from rlstack.data.microbatches import plan_microbatches
+from rlstack.errors import CheckpointError
 from workers.models.heads import TokenLogprobs, batch_values, token_values
 from workers.models.pretrained import load_causal_model
+from workers.models.shard_writer import write_weights
+from workers.models.zero import gathered
 from workers.specs import ReferenceSpec
 
 
@@ -23,9 +30,9 @@ class ReferenceRank:
         """Load the model."""
         torch.set_num_threads(self.spec.threads)
         self.device = torch.device("cpu" if self.spec.device == "cpu" else "cuda:0")
-        model = load_causal_model(self.spec.role.model, device=self.device)
+        self.model = load_causal_model(self.spec.role.model, device=self.device).eval()
         chunk_tokens = self.spec.role.logprob_chunk_tokens
-        self.module = TokenLogprobs(model.eval(), chunk_tokens=chunk_tokens).requires_grad_(False)
+        self.module = TokenLogprobs(self.model, chunk_tokens=chunk_tokens).requires_grad_(False)
 
     def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """This rank's row indices (int64 [N]) and their logprobs (float32 [N, T])."""
@@ -48,3 +55,35 @@ class ReferenceRank:
             return token_values(forward, rows, device=self.device)[0]
 
         return batch_values(logprobs_of, batch, own)
+
+    # --- weights; under ZeRO-3 all ranks are called at the same time
+
+    def mix_in(self, policy: Mapping[str, Tensor], *, alpha: float) -> None:
+        """Move the weights of these names towards the policy's; see `mix`."""
+        own = {name: self.model.get_parameter(name) for name in policy}
+        with gathered(list(own.values()), write=True):
+            for name, weight in own.items():
+                weight.copy_(mix(weight, policy[name].to(weight.device), alpha=alpha))
+
+    def save(self, directory: Path) -> None:
+        """Write the weights by name; rank 0 does."""
+        write_weights(self.model, directory, writes=self.mesh.rank == 0)
+
+    def load(self, directory: Path) -> None:
+        """Take back what `save` wrote.
+
+        Raises:
+            CheckpointError: if it is not there, or is that of another model.
+        """
+        own, found = dict(self.model.named_parameters()), set[str]()
+        for file in sorted(directory.glob("*.safetensors")):
+            with safe_open(file, framework="pt") as tensors:
+                for name in sorted(own.keys() & tensors.keys()):
+                    with gathered([own[name]], write=True):
+                        own[name].copy_(tensors.get_tensor(name))
+                    found.add(name)
+        if missing := own.keys() - found:
+            raise CheckpointError(
+                f"{directory}: {len(missing)} of {len(own)} weights of the reference are missing, "
+                f"among them {min(missing)}; resume from a whole checkpoint of this run"
+            )

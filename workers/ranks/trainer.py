@@ -32,8 +32,7 @@ from rlstack.seeds import Domain, derived_seed
 from workers.groups.written import written
 from workers.models import lora
 from workers.models.preflight import load_tokenizer
-from workers.models.shard_writer import ShardWriter
-from workers.models.weights import by_layer, made_whole, model_weights
+from workers.models.shard_writer import write_weights
 from workers.ranks.deepspeed_config import deepspeed_config
 from workers.ranks.recorded_checkpoints import RecordedCheckpoints
 from workers.ranks.rendezvous import ProcessGroup
@@ -308,15 +307,8 @@ class TrainerRank:
         Adapters are merged into its weights. Unmerged they are written too, for peft, to the folder
         `adapter`, as long as they are on the model that training began with.
         """
-        # Every rank iterates: gathering a sharded layer takes them all.
-        writer = ShardWriter(directory) if self.mesh.rank == 0 else None
-        weights = model_weights(self.model, merged=True)
-        for names in by_layer(weights):
-            with made_whole([weights[name] for name in names]) as tensors:
-                if writer is not None:
-                    writer.add({n: t.cpu().clone() for n, t in zip(names, tensors, strict=True)})
-        if writer is not None:
-            writer.finish()
+        write_weights(self.model, directory, writes=self.mesh.rank == 0)
+        if self.mesh.rank == 0:
             self.model.config.save_pretrained(directory)
             if self.model.can_generate() and self.model.generation_config is not None:
                 self.model.generation_config.save_pretrained(directory)
