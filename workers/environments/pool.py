@@ -1,6 +1,7 @@
 """Processes that play environments: isolated, with time-outs, replaced when they die."""
 
 import itertools
+import logging
 import pickle
 import sys
 from contextlib import suppress
@@ -22,6 +23,8 @@ from workers.environments.messages import (
     TakeStep,
     UnknownEpisode,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class _ProcessReplacedError(Exception):
@@ -101,7 +104,15 @@ class EnvironmentPool:
         """
         number = next(self._episodes)
         episode = PlayedEpisode(number, task, process=number % len(self._queues))
-        episode.observation = await self._begin(episode)
+        try:
+            episode.observation = await self._begin(episode)
+        except EpisodeError:
+            # Nobody ends an episode that did not begin; its environment may hold connections.
+            try:
+                await self.end(episode)
+            except EpisodeError as error:
+                logger.warning("an environment whose reset failed did not close: %s", error)
+            raise
         episode.alone = False
         return episode
 

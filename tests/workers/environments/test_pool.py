@@ -21,14 +21,19 @@ from rlstack.types import Task, Turn
 
 @register_environment("misbehave")
 class Misbehave:
+    opened, closed = [], []
+
     def __init__(self, *, fails: bool = False) -> None:
         if fails:
             raise LookupError("no such file")
 
     def reset(self, task: Task) -> str | None:
         self.said = []
+        Misbehave.opened.append(self)
         if task.prompt == "bad":
             raise LookupError("no such row")
+        if task.prompt == "count":
+            return f"{len(Misbehave.opened)} opened, {len(Misbehave.closed)} closed"
         return task.prompt or None
 
     async def step(self, action: str) -> Turn:
@@ -61,6 +66,7 @@ class Misbehave:
         return Turn(observation=" ".join(self.said))
 
     def close(self) -> None:
+        Misbehave.closed.append(self)
         if "open" in self.said:
             raise LookupError("cannot close")
 
@@ -72,10 +78,15 @@ class MisbehaveInOrder(Misbehave):
 @register_environment("waits")
 class Waits:
     "Says how many were inside at once, of those in its process."
-    inside = most = 0
+    inside = most = closed = 0
 
     async def reset(self, task: Task) -> str | None:
-        return None
+        if task.prompt == "hang":
+            await asyncio.sleep(60)
+        return str(Waits.closed) if task.prompt == "closed" else None
+
+    async def close(self) -> None:
+        Waits.closed += 1
 
     async def step(self, action: str) -> Turn:
         what, _, argument = action.partition(" ")
@@ -167,6 +178,35 @@ def test_failures_end_their_own_episode(pool: EnvironmentPool, action: str, mess
         assert await say(pool, "print it") == ["print it"]
 
     asyncio.run(scenario())
+
+
+def test_an_environment_whose_reset_fails_is_closed(plugin: str) -> None:
+    pool = environment_pool("misbehave", {}, plugins=(plugin,), num_workers=1)
+
+    async def scenario() -> None:
+        for _ in range(3):
+            with pytest.raises(EpisodeError, match="no such row"):
+                await pool.begin(Task(prompt="bad"))
+        assert (await pool.begin(Task(prompt="count"))).observation == "4 opened, 3 closed"
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        pool.close()
+
+
+def test_an_environment_whose_reset_took_too_long_is_closed(plugin: str) -> None:
+    pool = environment_pool("waits", {}, plugins=(plugin,), num_workers=1, timeout_s=1.5)
+
+    async def scenario() -> None:
+        with pytest.raises(EpisodeTimeoutError, match=r"no answer after 1\.5 s"):
+            await pool.begin(Task(prompt="hang"))
+        assert (await pool.begin(Task(prompt="closed"))).observation == "1"
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        pool.close()
 
 
 def test_the_others_of_a_process_that_dies_are_played_again(pool: EnvironmentPool) -> None:
