@@ -75,6 +75,21 @@ class MisbehaveInOrder(Misbehave):
     def step(self, action: str) -> Turn:
         return asyncio.run(self.answer(action))
 
+@register_environment("starts_once")
+class StartsOnce:
+    def __init__(self, *, note: str) -> None:
+        # The driver makes none; the first process makes several.
+        if os.path.exists(note) and open(note).read() != str(os.getpid()):
+            time.sleep(60)
+        with open(note, "w") as file:
+            file.write(str(os.getpid()))
+
+    def reset(self, task: Task) -> str | None:
+        return "begun"
+
+    def step(self, action: str) -> Turn:
+        os._exit(3)
+
 @register_environment("waits")
 class Waits:
     "Says how many were inside at once, of those in its process."
@@ -247,7 +262,9 @@ def test_mistakes_are_found_at_once(plugin: str) -> None:
         environment_pool("misbehve", {}, plugins=(plugin,))
     broken = environment_pool("misbehave", {"fails": True}, plugins=(plugin,))
     try:
-        with pytest.raises(WorkerError, match=r"environment process could not start: LookupError"):
+        with pytest.raises(
+            WorkerError, match=r"process \d of 2 for misbehave .* start: LookupError"
+        ):
             asyncio.run(broken.ready())
     finally:
         broken.close()
@@ -315,3 +332,37 @@ def test_of_those_inside_at_once_the_bad_one_fails(
         assert (await waiting.step(episodes[0], "after")).observation == "after"
 
     asyncio.run(scenario())
+
+
+def test_an_environment_that_hangs_at_its_second_start_costs_its_episodes(
+    plugin: str, tmp_path: Path
+) -> None:
+    first = tmp_path / "first"
+    pool = environment_pool(
+        "starts_once",
+        {"note": str(first)},
+        plugins=(plugin,),
+        num_workers=1,
+        start_timeout_s=4.0,
+    )
+
+    async def scenario() -> None:
+        await pool.ready()
+        died, other = [await pool.begin(Task(prompt="p")) for _ in range(2)]
+        with pytest.raises(EpisodeError, match="died with exit code 3"):
+            await pool.step(died, "")
+        hangs = (
+            r"environment process 1 of 1 for starts_once \(plugins: .*user_environments\.py\) "
+            r"did not start within 4 s \(reward\.start_timeout_s\)"
+        )
+        with pytest.raises(EpisodeError, match=hangs):
+            await pool.step(other, "")
+        for episode in (died, other):
+            await pool.end(episode)  # there is nothing to end, nor a process to wait for
+        first.unlink()
+        assert (await pool.begin(Task(prompt="p"))).observation == "begun"
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        pool.close()
