@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -243,6 +244,20 @@ def test_the_others_of_a_process_that_dies_are_played_again(pool: EnvironmentPoo
             await pool.step(fifth, "b")
         assert (await pool.step(unlucky, "c")).observation == "c"
         await pool.end(drawn)
+
+    asyncio.run(scenario())
+
+
+def test_a_stopped_process_costs_the_turn_that_finds_it(pool: EnvironmentPool) -> None:
+    async def scenario() -> None:
+        (stopped,) = await say(pool, "pid")
+        _, second = [await pool.begin(Task(prompt="p")) for _ in range(2)]
+        await pool.step(second, "a")
+        os.kill(int(stopped), signal.SIGSTOP)
+        await pool.begin(Task(prompt="p"))  # in the other process
+        with pytest.raises(EpisodeTimeoutError, match=r"no answer after 1\.5 s"):
+            await pool.begin(Task(prompt="p"))
+        assert await pool.step(second, "b") == Turn(observation="a b")
 
     asyncio.run(scenario())
 

@@ -153,6 +153,16 @@ def test_an_idle_process_that_dies_costs_nothing(pool: ScorerPool) -> None:
     assert process_ids(pool).isdisjoint(victims)
 
 
+def test_a_stopped_process_costs_one_sample(plugin: str) -> None:
+    pool = ScorerPool(config(plugin, num_workers=1))
+    (stopped,) = process_ids(pool)
+    os.kill(stopped, signal.SIGSTOP)
+    assert scores(pool, "fine")[0].errors == ("timed out after 1.5 s",)
+    assert process_ids(pool) != {stopped}
+    assert not is_running(stopped)
+    pool.close()
+
+
 def test_what_a_reward_started_ends_with_it(pool: ScorerPool, tmp_path: Path) -> None:
     note = tmp_path / "child.pid"
     (score,) = scores(pool, f"child {note}")
