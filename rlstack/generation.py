@@ -100,18 +100,24 @@ class GroupSampler:
             for first in range(0, len(requests), num_samples)
         ]
         rollouts: dict[int, Rollout] = {}
-        try:
+
+        async def generate() -> None:
             async for request_id, rollout in self.engines.generate(requests, sampling):
                 rollouts[request_id] = rollout
                 arrivals[request_id].set_result(
                     reward_request(rollout, max_response_tokens=sampling.max_response_tokens)
                 )
-            return rollouts, await asyncio.gather(*scoring)
+
+        generating = asyncio.ensure_future(generate())
+        try:
+            # Beside each other: a failure of either is told at once, not when the other has ended.
+            _, scores = await asyncio.gather(generating, asyncio.gather(*scoring))
+            return rollouts, scores
         finally:
             # If generation or one group failed, the other groups would wait for ever.
-            for task in scoring:
+            for task in (generating, *scoring):
                 task.cancel()
-            await asyncio.gather(*scoring, return_exceptions=True)
+            await asyncio.gather(generating, *scoring, return_exceptions=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

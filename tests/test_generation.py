@@ -1,11 +1,17 @@
 """The source of groups: who has the devices when, and what a checkpoint remembers of it."""
 
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 
 import pytest
 
-from rlstack.errors import CheckpointError
-from tests.test_controller import make_controller, run
+from rlstack.errors import CheckpointError, RewardError
+from rlstack.generation import GroupSampler
+from rlstack.seeds import Domain
+from rlstack.types import GenerationRequest, RewardRequest, Rollout, SamplingSettings, Score
+from tests.fakes import FakeEngines, FakeScorer, Journal
+from tests.test_controller import make_controller, prompts_of, run
 
 
 def test_taking_ends_with_the_devices_at_the_trainer_and_publishing_with_new_weights(
@@ -58,3 +64,42 @@ def test_paused_gives_the_engines_with_the_published_weights(tmp_path: Path) -> 
 
     run(pause())
     assert journal.events == ["generate v1", "inside"]
+
+
+def test_a_scorer_that_fails_is_told_of_while_others_generate() -> None:
+    left: list[bool] = []
+
+    class Engines(FakeEngines):
+        async def generate(
+            self, requests: Sequence[GenerationRequest], sampling: SamplingSettings
+        ) -> AsyncIterator[tuple[int, Rollout]]:
+            try:
+                async for item in super().generate(requests, sampling):
+                    yield item
+                    await asyncio.sleep(60)
+            finally:
+                left.append(True)
+
+    class Scorer(FakeScorer):
+        async def score_group(
+            self, requests: Sequence[Awaitable[RewardRequest]], *, step: int
+        ) -> list[Score]:
+            await requests[-1]
+            raise RewardError("no gold answer")
+
+    sampler = GroupSampler(engines=Engines(Journal()), scorer=Scorer(), seed=0)
+
+    async def sample() -> None:
+        async with asyncio.timeout(5):
+            await sampler.sample(
+                prompts_of(2),
+                domain=Domain.ROLLOUT,
+                numbers=[0, 1],
+                num_samples=2,
+                sampling=SamplingSettings(temperature=1.0, max_response_tokens=4),
+                version=0,
+            )
+
+    with pytest.raises(RewardError, match="no gold answer"):
+        run(sample())
+    assert left == [True]

@@ -84,6 +84,8 @@ class RewardConfig(Frozen):
     """Rollouts that async components judge at once."""
     timeout_s: float = Field(gt=0)
     """Longest a component may take for one rollout, or a batched one for a whole group."""
+    start_timeout_s: float = Field(default=120.0, gt=0)
+    """Longest a scorer or environment process may take to import the plugins and set up."""
     memory_gib: float = Field(gt=0)
     """Address space of one scorer or environment process; beyond it there is a MemoryError."""
 

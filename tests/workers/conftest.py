@@ -217,6 +217,7 @@ def environment_pool(
     *,
     plugins: tuple[str, ...] = (),
     timeout_s: float = 10.0,
+    start_timeout_s: float = 120.0,
     num_workers: int = 2,
 ) -> EnvironmentPool:
     config = EnvironmentConfig(
@@ -232,6 +233,7 @@ def environment_pool(
         plugins=plugins,
         num_workers=1,
         timeout_s=1.0,
+        start_timeout_s=start_timeout_s,
         memory_gib=16,
     )
     return EnvironmentPool(config, reward)

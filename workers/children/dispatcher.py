@@ -1,6 +1,7 @@
 """The thread between those who want something done and the child processes that do it."""
 
 import asyncio
+import logging
 import os
 import selectors
 import threading
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from rlstack.errors import WorkerError
-from workers.children.messages import Died, Failure, Reply, TimedOut
+from workers.children.messages import Died, Failure, NotStarted, Reply
 from workers.children.process import ChildProcess
 from workers.children.queue import ChildTask, TaskQueue, Worker
 
+_logger = logging.getLogger(__name__)
 _TEAR_DOWN_S = 5.0
 
 
@@ -23,17 +25,17 @@ class Dispatcher:
     """Owns the processes of all queues: sends, receives, ends those that hang, replaces the dead.
 
     A task whose process dies or hangs is answered with a `Failure`; the others that the process
-    had been given are done by another.
+    had been given are done by another. So are those that wait, if all processes of a queue hang
+    while they start.
     """
 
-    def __init__(self, queues: Sequence[TaskQueue], *, process_name: str, closed: str) -> None:
+    def __init__(self, queues: Sequence[TaskQueue], *, closed: str) -> None:
         """Start every process; returns while they are starting.
 
-        process_name: e.g. "a scorer process", for messages. closed: the message of the error that
-            what is under way when the dispatcher is closed gets.
+        closed: the message of the error that what is under way when the dispatcher is closed gets.
         """
-        self._process_name = process_name
-        self._closed_message = closed
+        self._why_closed = closed
+        self._cause: Exception | None = None
         self._directory = Path.cwd()
         self._inbox: deque[tuple[TaskQueue, ChildTask]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -45,8 +47,8 @@ class Dispatcher:
         self._answers = defaultdict(list)
         self._workers: dict[TaskQueue, list[Worker]] = {queue: [] for queue in queues}
         for queue in queues:
-            for _ in range(queue.num_processes):
-                self._start(queue)
+            for name in queue.names:
+                self._start(queue, name)
         self._first_workers = tuple(self._everyone())
         self._thread = threading.Thread(target=self._run, name="children", daemon=True)
         self._thread.start()
@@ -55,7 +57,7 @@ class Dispatcher:
         """Wait until every process has started.
 
         Raises:
-            WorkerError: if one cannot; the message says why.
+            WorkerError: if one cannot, or hangs; the message says which and why.
         """
         await asyncio.gather(*(asyncio.wrap_future(w.started) for w in self._first_workers))
 
@@ -63,13 +65,13 @@ class Dispatcher:
         """Hand over a task; the future gets its result or `Failure`.
 
         Raises:
-            WorkerError: if the dispatcher was closed.
+            WorkerError: if the dispatcher was closed, or failed.
         """
         task.loop = asyncio.get_running_loop()
         task.future = task.loop.create_future()
         with self._lock:
             if self._closed:
-                raise WorkerError(self._closed_message)
+                raise self._closed_error()
             self._inbox.append((queue, task))
             # Under the lock: the descriptor is closed under it.
             os.eventfd_write(self._wake, 1)
@@ -87,8 +89,11 @@ class Dispatcher:
         try:
             while not self._closed:
                 self._turn()
-        finally:
-            self._end()
+        except Exception as error:
+            what = "the thread that serves the child processes failed"
+            _logger.exception(what)
+            self._why_closed, self._cause = f"{what}: {type(error).__name__}: {error}", error
+        self._end()
 
     def _turn(self) -> None:
         """Wait for something to happen, and do what follows."""
@@ -105,7 +110,7 @@ class Dispatcher:
         for worker in self._everyone():
             overdue = worker.overdue
             if overdue is not None and now >= overdue[0]:
-                self._give_up(worker, TimedOut(overdue[1].timeout_s))
+                self._give_up(worker, overdue[1])
         while self._inbox:
             queue, task = self._inbox.popleft()
             queue.waiting.append(task)
@@ -157,16 +162,19 @@ class Dispatcher:
         now = time.monotonic()
         for message in messages:
             if isinstance(message, Reply):
-                self._answer(worker, worker.finish(message.number, now), message.result)
+                task = worker.finish(message.number, now)
+                self._answer(worker.queue, task, message.result)
             elif message is None:
                 worker.ready = True
+                worker.queue.failed_starts = 0
                 worker.started.set_result(None)
             else:
-                self._cannot_start(worker, str(message))
+                self._cannot_start(worker, f"{worker.name} could not start: {message}")
         if alive or not worker.usable:
             return
         if not worker.ready:
-            self._cannot_start(worker, "it died while starting; see its output above")
+            problem = f"{worker.name} could not start: it died; see its output above"
+            self._cannot_start(worker, problem)
         elif worker.under_way:
             worker.process.kill()  # and what it started
             self._give_up(worker, Died(worker.process.exit_code))
@@ -174,21 +182,33 @@ class Dispatcher:
             worker.gone = True
             self._selector.unregister(worker.process.socket)
 
-    def _cannot_start(self, worker: Worker, problem: str) -> None:
-        worker.problem = f"{self._process_name} could not start: {problem}"
-        self._selector.unregister(worker.process.socket)
-        worker.started.set_exception(WorkerError(worker.problem))
-        queue = worker.queue
-        if not any(other.usable for other in self._workers[queue]):
-            for task in queue.waiting:
-                self._reply(task, WorkerError(worker.problem))
-            queue.waiting.clear()
+    def _cannot_start(self, worker: Worker, problem: str, failure: Failure | None = None) -> None:
+        """Answer those who wait, unless another process may still do what they wait for.
 
-    def _answer(self, worker: Worker, task: ChildTask, result: object) -> None:
+        failure: what they get; None: they raise WorkerError.
+        """
+        worker.problem = problem
+        self._selector.unregister(worker.process.socket)
+        worker.started.set_exception(WorkerError(problem))
+        queue = worker.queue
+        queue.failed_starts += 1
+        others_ready = any(other.ready and other.usable for other in self._workers[queue])
+        if others_ready or queue.failed_starts < len(queue.names):
+            return
+        queue.failed_starts = 0
+        waiting = list(queue.waiting)
+        queue.waiting.clear()
+        for task in reversed(waiting):  # one that is tried again goes to the front
+            if failure is None:
+                self._reply(task, WorkerError(problem))
+            elif task.loop is not None:  # what the queue itself asked for, it will ask again
+                self._answer(queue, task, failure)
+
+    def _answer(self, queue: TaskQueue, task: ChildTask, result: object) -> None:
         task.on_result(result)
         if task.attempts_left and task.has_failed(result):
             task.attempts_left -= 1
-            worker.queue.put_back([task])
+            queue.put_back([task])
         else:
             self._reply(task, result)
 
@@ -198,11 +218,16 @@ class Dispatcher:
 
     def _give_up(self, worker: Worker, failure: Failure) -> None:
         """Replace a process that died or hangs; its tasks are done by another or fail."""
+        if isinstance(failure, NotStarted):
+            _logger.error(failure.problem)
+            worker.process.kill()
+            self._cannot_start(worker, failure.problem, failure)
+            return
         failed, others = worker.separate_failed()
         # What the queue itself asked for, it asks the next process for.
         worker.queue.put_back([task for task in others if task.loop is not None])
         for task in failed:
-            self._answer(worker, task, failure)
+            self._answer(worker.queue, task, failure)
         self._replace(worker)
 
     def _replace(self, worker: Worker) -> None:
@@ -212,16 +237,16 @@ class Dispatcher:
         worker.process.release()
         worker.gone = True  # the same call of select may have told of it twice
         self._workers[worker.queue].remove(worker)
-        self._start(worker.queue)
+        self._start(worker.queue, worker.name)
         worker.queue.put_back(worker.queue.on_replaced())
 
-    def _start(self, queue: TaskQueue) -> Worker:
+    def _start(self, queue: TaskQueue, name: str) -> None:
+        start_by = time.monotonic() + queue.setup.start_timeout_s
         process = ChildProcess(queue.program, queue.setup, directory=self._directory)
-        worker = Worker(queue, process)
+        worker = Worker(queue, process, name, start_by)
         self._workers[queue].append(worker)
         self._selector.register(process.socket, selectors.EVENT_READ, worker)
         self._flush(worker)
-        return worker
 
     def _deliver(self) -> None:
         for loop, answers in self._answers.items():
@@ -233,19 +258,21 @@ class Dispatcher:
     def _end(self) -> None:
         """Fail what is left, then end the processes."""
         everyone = self._everyone()
-        tasks = [task for _, task in self._inbox]
+        with self._lock:  # from here on `submit` raises: nothing is left in the inbox
+            self._closed = True
+            tasks = [task for _, task in self._inbox]
         tasks += [task for queue in self._workers for task in queue.waiting]
         tasks += [task for worker in everyone for task in worker.under_way.values()]
         idle = [w for w in everyone if w.ready and w.usable and not w.under_way]
         for worker in everyone:
             if not worker.started.done():
-                worker.started.set_exception(WorkerError(self._closed_message))
+                worker.started.set_exception(self._closed_error())
             if worker in idle:
                 worker.process.send(None)
             else:
                 worker.process.kill()
         for task in tasks:
-            self._reply(task, WorkerError(self._closed_message))
+            self._reply(task, self._closed_error())
         self._deliver()
         deadline = time.monotonic() + _TEAR_DOWN_S
         for worker in idle:
@@ -255,8 +282,12 @@ class Dispatcher:
             worker.process.release()
         self._selector.close()
         with self._lock:
-            self._closed = True
             os.close(self._wake)
+
+    def _closed_error(self) -> WorkerError:
+        error = WorkerError(self._why_closed)
+        error.__cause__ = self._cause
+        return error
 
 
 def _set_results(answers: list[tuple[ChildTask, Any]]) -> None:

@@ -24,6 +24,8 @@ class Setup(NamedTuple):
     """Whether it does all it is given at once instead of one after the other."""
     longest_timeout_s: float
     """Of all its requests."""
+    start_timeout_s: float
+    """Until it must be ready."""
 
 
 class Request(NamedTuple):
@@ -59,7 +61,14 @@ class Cancelled(NamedTuple):
     """A request was cancelled, by itself."""
 
 
-Failure = TimedOut | Died | Cancelled
+class NotStarted(NamedTuple):
+    """Every process that could have done a request hung while it was starting."""
+
+    problem: str
+    """Which process, and for how long."""
+
+
+Failure = TimedOut | Died | Cancelled | NotStarted
 """Why a request has no result; its sender finds the words."""
 
 

@@ -5,6 +5,7 @@ It must stay light to start: no torch, no ray.
 """
 
 import asyncio
+import faulthandler
 import os
 import pickle
 import resource
@@ -21,6 +22,8 @@ from workers.children.messages import HEADER, Cancelled, Reply, Request, Setup, 
 # endless loop would never see the end of file.
 _ORPHAN_GRACE_S = 5.0
 _HEARTBEAT_S = 1.0
+_SHOWN_AFTER = 0.8
+"""Of the time for the start, which began a little before the set-up."""
 
 
 class Program(Protocol):
@@ -67,7 +70,7 @@ def _serve(connection: socket.socket, set_up: Callable[[Any], Program]) -> None:
     # Set here and inherited: what a plugin starts is limited too.
     resource.setrlimit(resource.RLIMIT_AS, (setup.memory_bytes, setup.memory_bytes))
     try:
-        program = set_up(setup.content)
+        program = _set_up(set_up, setup)
     except CannotStartError as error:
         connection.sendall(frame(str(error)))
         return
@@ -81,6 +84,17 @@ def _serve(connection: socket.socket, set_up: Callable[[Any], Program]) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, _ORPHAN_GRACE_S)
         program.close()
+
+
+def _set_up(set_up: Callable[[Any], Program], setup: Setup) -> Program:
+    """Make the program; one that hangs shows where, before the parent ends it."""
+    signal.setitimer(signal.ITIMER_REAL, setup.start_timeout_s + _ORPHAN_GRACE_S)
+    faulthandler.dump_traceback_later(_SHOWN_AFTER * setup.start_timeout_s)
+    try:
+        return set_up(setup.content)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _read(stream: BinaryIO) -> Any:
@@ -122,15 +136,18 @@ async def _serve_at_once(
         writer.write(frame(Reply(request.number, result)))
 
     # One that fails here ends the process, as it would one that answers in order.
-    async with asyncio.TaskGroup() as tasks:
-        beating = tasks.create_task(_beat(longest_timeout_s))
-        while True:
-            head = await reader.readexactly(HEADER.size)
-            request = pickle.loads(await reader.readexactly(HEADER.unpack(head)[0]))
-            if request is None:
-                break
-            tasks.create_task(answer(request))
-        beating.cancel()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            beating = tasks.create_task(_beat(longest_timeout_s))
+            while True:
+                head = await reader.readexactly(HEADER.size)
+                request = pickle.loads(await reader.readexactly(HEADER.unpack(head)[0]))
+                if request is None:
+                    break
+                tasks.create_task(answer(request))
+            beating.cancel()
+    except* (EOFError, ConnectionError):  # the driver is gone
+        pass
     # The connection that tells the driver of our end is closed after this one, by `run_program`.
     writer.close()
 

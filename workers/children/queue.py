@@ -5,12 +5,13 @@ given several ahead. Concurrent ones do all that they are given at once.
 """
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from workers.children.messages import Request, Setup
+from workers.children.messages import Failure, NotStarted, Request, Setup, TimedOut
 from workers.children.process import ChildProcess
 
 _AHEAD_S = 0.02
@@ -19,6 +20,8 @@ _MAX_AHEAD = 64
 _SMOOTHING = 0.1
 # A concurrent process ends what takes too long by itself, unless its event loop is stuck.
 _STUCK_S = 1.0
+_SUSPECTED_SHARE = 4
+"""When one of several ends their process, a quarter of them at a time is done again."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -40,8 +43,9 @@ class ChildTask:
     loop: asyncio.AbstractEventLoop | None = None
     """That of the future; None: nobody waits."""
     future: "asyncio.Future[object] | None" = None
-    alone: bool = False
-    """Beside others in a process that died or got stuck: it may be to blame, so it runs alone."""
+    max_together: int = sys.maxsize
+    """How many may be under way with it, itself included. Fewer each time its process died or got
+    stuck: the one to blame is alone in the end, and the others have long been done."""
     sent_at: float = 0.0
 
     @property
@@ -57,7 +61,8 @@ class TaskQueue:
     program: str
     """The module they run."""
     setup: Setup
-    num_processes: int
+    names: Sequence[str]
+    """Of its processes, one each, for messages: see `process_names`."""
     max_under_way: int = 1
     """Size of the tasks that a concurrent process has at once."""
     stateful: bool = False
@@ -66,6 +71,8 @@ class TaskQueue:
     """What a process that stands for one that ended must do first; in the dispatcher's thread."""
     waiting: deque[ChildTask] = field(default_factory=deque[ChildTask])
     seconds_per_task: float = _AHEAD_S
+    failed_starts: int = 0
+    """Since a process of it was last ready."""
 
     @property
     def ahead(self) -> int:
@@ -83,12 +90,25 @@ class TaskQueue:
         self.waiting.extendleft(reversed(tasks))
 
 
+def process_names(
+    kind: str, count: int, *, what: Sequence[str], plugins: Sequence[str]
+) -> tuple[str, ...]:
+    """Names that say what a process has loaded, e.g. "scorer process 1 of 2 for math_answer"."""
+    loaded = f"{', '.join(what)}"
+    if plugins:
+        loaded += f" (plugins: {', '.join(plugins)})"
+    return tuple(f"{kind} {number} of {count} for {loaded}" for number in range(1, count + 1))
+
+
 @dataclass(eq=False)
 class Worker:
     """A process of a queue and the tasks it has been sent."""
 
     queue: TaskQueue
     process: ChildProcess
+    name: str
+    start_by: float
+    """When it must be ready."""
     started: Future[None] = field(default_factory=Future[None])
     """Done when it is ready, or failed."""
     ready: bool = False
@@ -99,6 +119,10 @@ class Worker:
     under_way: dict[int, ChildTask] = field(default_factory=dict[int, ChildTask])
     since: float = 0.0
     """When the first task under way became the first."""
+
+    def __post_init__(self) -> None:
+        """Let nobody who waits for the start cancel it for all."""
+        self.started.set_running_or_notify_cancel()
 
     @property
     def usable(self) -> bool:
@@ -121,7 +145,8 @@ class Worker:
             return True
         if not self.queue.setup.concurrent:
             return share > 0 and len(self.under_way) < self.queue.ahead
-        if task.alone or any(other.alone for other in self.under_way.values()):
+        together = (*self.under_way.values(), task)
+        if len(together) > min(other.max_together for other in together):
             return False
         busy = sum(other.size for other in self.under_way.values())
         return busy + task.size <= self.queue.max_under_way
@@ -134,16 +159,25 @@ class Worker:
         return task
 
     @property
-    def overdue(self) -> tuple[float, ChildTask] | None:
-        """When it must be given up, and because of which task; None if it is idle."""
+    def overdue(self) -> tuple[float, Failure] | None:
+        """When it must be given up, and why then; None if it is idle."""
+        if not self.usable:
+            return None
+        if not self.ready:
+            limit_s = self.queue.setup.start_timeout_s
+            problem = (
+                f"{self.name} did not start within {limit_s:g} s (reward.start_timeout_s); "
+                "its output above may show where it hung"
+            )
+            return self.start_by, NotStarted(problem)
         tasks = self.under_way.values()
         if not tasks:
             return None
         if self.queue.setup.concurrent:
             first = min(tasks, key=lambda task: task.sent_at + task.timeout_s)
-            return first.sent_at + first.timeout_s + _STUCK_S, first
+            return first.sent_at + first.timeout_s + _STUCK_S, TimedOut(first.timeout_s)
         first = next(iter(tasks))
-        return self.since + first.timeout_s, first
+        return self.since + first.timeout_s, TimedOut(first.timeout_s)
 
     def separate_failed(self) -> tuple[list[ChildTask], list[ChildTask]]:
         """After its death or a time-out: the tasks that caused it, and those to be done again."""
@@ -151,6 +185,6 @@ class Worker:
         self.under_way.clear()
         if self.queue.setup.concurrent and len(tasks) > 1:
             for task in tasks:
-                task.alone = True
+                task.max_together = max(1, len(tasks) // _SUSPECTED_SHARE)
             return [], tasks
         return tasks[:1], tasks[1:]

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 from vllm.logprobs import FlatLogprobs
 
 from rlstack.errors import WorkerError
-from rlstack.types import FinishReason, SamplingSettings
+from rlstack.types import SamplingSettings
+from workers.engine.finish import finish_reason
 from workers.engine.sampler import Finished, Sampler
 from workers.engine.step_loop import StepLoop
 from workers.specs import Completion, EngineSpec, Progress, TokenRequest
@@ -105,7 +106,7 @@ class RolloutEngine:
             response_ids=token_ids,
             # One a token: that of the sampled one.
             logprobs=np.array(logprobs.logprobs, dtype=np.float32),
-            finish_reason=FinishReason(response.finish_reason),
+            finish_reason=finish_reason(response.finish_reason),
             policy_versions=versions,
         )
 

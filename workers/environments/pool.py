@@ -1,6 +1,7 @@
 """Processes that play environments: isolated, with time-outs, replaced when they die."""
 
 import itertools
+import logging
 import pickle
 import sys
 from contextlib import suppress
@@ -13,8 +14,8 @@ from rlstack.config.reward import RewardConfig
 from rlstack.errors import EpisodeError, EpisodeTimeoutError
 from rlstack.types import Task, Turn
 from workers.children.dispatcher import Dispatcher
-from workers.children.messages import Cancelled, Died, Setup, TimedOut
-from workers.children.queue import ChildTask, TaskQueue
+from workers.children.messages import Cancelled, Died, NotStarted, Setup, TimedOut
+from workers.children.queue import ChildTask, TaskQueue, process_names
 from workers.environments.messages import (
     BeginEpisode,
     EndEpisode,
@@ -22,6 +23,8 @@ from workers.environments.messages import (
     TakeStep,
     UnknownEpisode,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class _ProcessReplacedError(Exception):
@@ -38,8 +41,10 @@ class PlayedEpisode:
     """Which of the pool's processes, or those that stand for it, plays it."""
     observation: str | None = None
     turns: list[tuple[str, Turn]] = field(default_factory=list[tuple[str, Turn]])
-    alone: bool = False
-    """It was under way beside others in a process that ended, and may be to blame."""
+    max_together: int = sys.maxsize
+    """Fewer after it was under way in a process that ended, for which it may be to blame."""
+    lost: bool = False
+    """Its environment is gone, and there is nothing to end."""
 
 
 class EnvironmentPool:
@@ -68,17 +73,26 @@ class EnvironmentPool:
             memory_bytes=int(reward.memory_gib * 2**30),
             concurrent=ENVIRONMENTS.info(config.name).concurrent,
             longest_timeout_s=config.timeout_s,
+            start_timeout_s=reward.start_timeout_s,
         )
         # One for each process: it remembers its episodes.
         self._queues = [
             TaskQueue(
-                "workers.environments.process", setup, 1, max_under_way=sys.maxsize, stateful=True
+                "workers.environments.process",
+                setup,
+                (name,),
+                max_under_way=sys.maxsize,
+                stateful=True,
             )
-            for _ in range(config.num_workers)
+            for name in process_names(
+                "environment process",
+                config.num_workers,
+                what=[config.name],
+                plugins=reward.plugins,
+            )
         ]
         self._dispatcher = Dispatcher(
             self._queues,
-            process_name="an environment process",
             closed="the environments were closed while an episode was under way",
         )
         self._episodes = itertools.count()
@@ -101,8 +115,16 @@ class EnvironmentPool:
         """
         number = next(self._episodes)
         episode = PlayedEpisode(number, task, process=number % len(self._queues))
-        episode.observation = await self._begin(episode)
-        episode.alone = False
+        try:
+            episode.observation = await self._begin(episode)
+        except EpisodeError:
+            # Nobody ends an episode that did not begin; its environment may hold connections.
+            try:
+                await self.end(episode)
+            except EpisodeError as error:
+                logger.warning("an environment whose reset failed did not close: %s", error)
+            raise
+        episode.max_together = sys.maxsize
         return episode
 
     async def step(self, episode: PlayedEpisode, action: str) -> Turn:
@@ -120,7 +142,7 @@ class EnvironmentPool:
             except _ProcessReplacedError:
                 lost = True
                 continue
-            episode.alone = False
+            episode.max_together = sys.maxsize
             episode.turns.append((action, turn))
             return turn
 
@@ -130,6 +152,8 @@ class EnvironmentPool:
         Raises:
             EpisodeError, WorkerError: as `begin`.
         """
+        if episode.lost:
+            return
         with suppress(_ProcessReplacedError):  # its environment ended with it
             await self._ask(episode, EndEpisode(episode.number))
 
@@ -163,10 +187,11 @@ class EnvironmentPool:
             number=next(self._requests),
             content=content,
             timeout_s=self._timeout_s,
-            alone=episode.alone,
+            max_together=episode.max_together,
         )
         result = await self._dispatcher.submit(self._queues[episode.process], task)
-        episode.alone = task.alone
+        episode.max_together = task.max_together
+        episode.lost = isinstance(result, Died | NotStarted)
         match result:
             case UnknownEpisode():
                 raise _ProcessReplacedError
@@ -176,6 +201,8 @@ class EnvironmentPool:
                 raise EpisodeError(f"its process died with exit code {exit_code}")
             case Cancelled():
                 raise EpisodeError("the environment was cancelled")
+            case NotStarted(problem):
+                raise EpisodeError(problem)
             case EpisodeError():
                 raise result
             case _:

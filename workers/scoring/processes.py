@@ -13,8 +13,8 @@ from rlstack.config.reward import RewardConfig
 from rlstack.errors import RewardError
 from rlstack.types import RewardRequest, Score
 from workers.children.dispatcher import Dispatcher
-from workers.children.messages import Cancelled, Died, Setup, TimedOut
-from workers.children.queue import ChildTask, TaskQueue
+from workers.children.messages import Cancelled, Died, NotStarted, Setup, TimedOut
+from workers.children.queue import ChildTask, TaskQueue, process_names
 from workers.scoring.memory import RewardMemory
 from workers.scoring.messages import RestoreRequest, ScoreRequest, ScorerSetup, StateRequest
 
@@ -54,11 +54,14 @@ class ScorerProcesses:
                 memory_bytes=int(config.memory_gib * 2**30),
                 concurrent=max_under_way is not None,
                 longest_timeout_s=max(self._timeouts_s),
+                start_timeout_s=config.start_timeout_s,
             )
+            what = [spec.components[index].key for index in components]
+            number = num_processes if components else 0
             return TaskQueue(
                 "workers.scoring.process",
                 setup,
-                num_processes if components else 0,
+                process_names("scorer process", number, what=what, plugins=spec.plugins),
                 max_under_way=max_under_way or 1,
                 stateful=memory is not None,
                 on_replaced=tuple if memory is None else memory.on_replaced,
@@ -80,8 +83,7 @@ class ScorerProcesses:
         }
         queues = (self._plain, self._concurrent, *self._stateful.values())
         self._dispatcher = Dispatcher(
-            [queue for queue in queues if queue.num_processes],
-            process_name="a scorer process",
+            [queue for queue in queues if queue.names],
             closed="the scorer pool was closed while it was judging",
         )
 
@@ -164,7 +166,7 @@ class ScorerProcesses:
         if self._reward.is_concurrent(index, request.reward):
             wanted, other = other, wanted
         # A row may name a reward that nobody announced.
-        return wanted if wanted.num_processes else other
+        return wanted if wanted.names else other
 
     def _submit(
         self,
@@ -197,6 +199,8 @@ def reason(result: object) -> str:
             return f"the scorer process died with exit code {exit_code} while judging"
         case Cancelled():
             return "the reward was cancelled"
+        case NotStarted(problem):
+            return problem
         case _:
             return str(result)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,14 +22,19 @@ from rlstack.types import Task, Turn
 
 @register_environment("misbehave")
 class Misbehave:
+    opened, closed = [], []
+
     def __init__(self, *, fails: bool = False) -> None:
         if fails:
             raise LookupError("no such file")
 
     def reset(self, task: Task) -> str | None:
         self.said = []
+        Misbehave.opened.append(self)
         if task.prompt == "bad":
             raise LookupError("no such row")
+        if task.prompt == "count":
+            return f"{len(Misbehave.opened)} opened, {len(Misbehave.closed)} closed"
         return task.prompt or None
 
     async def step(self, action: str) -> Turn:
@@ -61,6 +67,7 @@ class Misbehave:
         return Turn(observation=" ".join(self.said))
 
     def close(self) -> None:
+        Misbehave.closed.append(self)
         if "open" in self.said:
             raise LookupError("cannot close")
 
@@ -69,13 +76,33 @@ class MisbehaveInOrder(Misbehave):
     def step(self, action: str) -> Turn:
         return asyncio.run(self.answer(action))
 
+@register_environment("starts_once")
+class StartsOnce:
+    def __init__(self, *, note: str) -> None:
+        # The driver makes none; the first process makes several.
+        if os.path.exists(note) and open(note).read() != str(os.getpid()):
+            time.sleep(60)
+        with open(note, "w") as file:
+            file.write(str(os.getpid()))
+
+    def reset(self, task: Task) -> str | None:
+        return "begun"
+
+    def step(self, action: str) -> Turn:
+        os._exit(3)
+
 @register_environment("waits")
 class Waits:
     "Says how many were inside at once, of those in its process."
-    inside = most = 0
+    inside = most = closed = 0
 
     async def reset(self, task: Task) -> str | None:
-        return None
+        if task.prompt == "hang":
+            await asyncio.sleep(60)
+        return str(Waits.closed) if task.prompt == "closed" else None
+
+    async def close(self) -> None:
+        Waits.closed += 1
 
     async def step(self, action: str) -> Turn:
         what, _, argument = action.partition(" ")
@@ -169,6 +196,35 @@ def test_failures_end_their_own_episode(pool: EnvironmentPool, action: str, mess
     asyncio.run(scenario())
 
 
+def test_an_environment_whose_reset_fails_is_closed(plugin: str) -> None:
+    pool = environment_pool("misbehave", {}, plugins=(plugin,), num_workers=1)
+
+    async def scenario() -> None:
+        for _ in range(3):
+            with pytest.raises(EpisodeError, match="no such row"):
+                await pool.begin(Task(prompt="bad"))
+        assert (await pool.begin(Task(prompt="count"))).observation == "4 opened, 3 closed"
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        pool.close()
+
+
+def test_an_environment_whose_reset_took_too_long_is_closed(plugin: str) -> None:
+    pool = environment_pool("waits", {}, plugins=(plugin,), num_workers=1, timeout_s=1.5)
+
+    async def scenario() -> None:
+        with pytest.raises(EpisodeTimeoutError, match=r"no answer after 1\.5 s"):
+            await pool.begin(Task(prompt="hang"))
+        assert (await pool.begin(Task(prompt="closed"))).observation == "1"
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        pool.close()
+
+
 def test_the_others_of_a_process_that_dies_are_played_again(pool: EnvironmentPool) -> None:
     async def scenario() -> None:
         innocent = await pool.begin(Task(prompt="p"))
@@ -192,6 +248,20 @@ def test_the_others_of_a_process_that_dies_are_played_again(pool: EnvironmentPoo
     asyncio.run(scenario())
 
 
+def test_a_stopped_process_costs_the_turn_that_finds_it(pool: EnvironmentPool) -> None:
+    async def scenario() -> None:
+        (stopped,) = await say(pool, "pid")
+        _, second = [await pool.begin(Task(prompt="p")) for _ in range(2)]
+        await pool.step(second, "a")
+        os.kill(int(stopped), signal.SIGSTOP)
+        await pool.begin(Task(prompt="p"))  # in the other process
+        with pytest.raises(EpisodeTimeoutError, match=r"no answer after 1\.5 s"):
+            await pool.begin(Task(prompt="p"))
+        assert await pool.step(second, "b") == Turn(observation="a b")
+
+    asyncio.run(scenario())
+
+
 def test_they_run_in_other_processes_and_print_nowhere(
     pool: EnvironmentPool, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,7 +277,9 @@ def test_mistakes_are_found_at_once(plugin: str) -> None:
         environment_pool("misbehve", {}, plugins=(plugin,))
     broken = environment_pool("misbehave", {"fails": True}, plugins=(plugin,))
     try:
-        with pytest.raises(WorkerError, match=r"environment process could not start: LookupError"):
+        with pytest.raises(
+            WorkerError, match=r"process \d of 2 for misbehave .* start: LookupError"
+        ):
             asyncio.run(broken.ready())
     finally:
         broken.close()
@@ -275,3 +347,37 @@ def test_of_those_inside_at_once_the_bad_one_fails(
         assert (await waiting.step(episodes[0], "after")).observation == "after"
 
     asyncio.run(scenario())
+
+
+def test_an_environment_that_hangs_at_its_second_start_costs_its_episodes(
+    plugin: str, tmp_path: Path
+) -> None:
+    first = tmp_path / "first"
+    pool = environment_pool(
+        "starts_once",
+        {"note": str(first)},
+        plugins=(plugin,),
+        num_workers=1,
+        start_timeout_s=4.0,
+    )
+
+    async def scenario() -> None:
+        await pool.ready()
+        died, other = [await pool.begin(Task(prompt="p")) for _ in range(2)]
+        with pytest.raises(EpisodeError, match="died with exit code 3"):
+            await pool.step(died, "")
+        hangs = (
+            r"environment process 1 of 1 for starts_once \(plugins: .*user_environments\.py\) "
+            r"did not start within 4 s \(reward\.start_timeout_s\)"
+        )
+        with pytest.raises(EpisodeError, match=hangs):
+            await pool.step(other, "")
+        for episode in (died, other):
+            await pool.end(episode)  # there is nothing to end, nor a process to wait for
+        first.unlink()
+        assert (await pool.begin(Task(prompt="p"))).observation == "begun"
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        pool.close()

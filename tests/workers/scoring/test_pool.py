@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -152,6 +153,16 @@ def test_an_idle_process_that_dies_costs_nothing(pool: ScorerPool) -> None:
     assert process_ids(pool).isdisjoint(victims)
 
 
+def test_a_stopped_process_costs_one_sample(plugin: str) -> None:
+    pool = ScorerPool(config(plugin, num_workers=1))
+    (stopped,) = process_ids(pool)
+    os.kill(stopped, signal.SIGSTOP)
+    assert scores(pool, "fine")[0].errors == ("timed out after 1.5 s",)
+    assert process_ids(pool) != {stopped}
+    assert not is_running(stopped)
+    pool.close()
+
+
 def test_what_a_reward_started_ends_with_it(pool: ScorerPool, tmp_path: Path) -> None:
     note = tmp_path / "child.pid"
     (score,) = scores(pool, f"child {note}")
@@ -251,6 +262,51 @@ def test_a_process_that_cannot_start_says_why(tmp_path: Path) -> None:
     plugin.write_text(PLUGIN.replace("misbehave", "vanishing"))
     assert [score.value for score in scores(pool, *["fine"] * 4)] == [4.0] * 4
     pool.close()
+
+
+@pytest.mark.parametrize("on_error", ["unjudged", "raise"])
+def test_a_set_up_that_hangs_in_a_replacement_costs_samples(tmp_path: Path, on_error: str) -> None:
+    note, name = tmp_path / "started", f"starts_once_{on_error}"
+    plugin = tmp_path / "starts_once.py"
+    plugin.write_text(
+        "import os, pathlib, time\n"
+        "from rewards.registry import register\n"
+        f"note = pathlib.Path({str(note)!r})\n"
+        f"@register({name!r})\n"
+        "class StartsOnce:\n"
+        "    def __init__(self):\n"
+        "        if note.exists():\n"
+        "            time.sleep(60)\n"
+        "        note.touch()\n"
+        "    def __call__(self, request):\n"
+        "        return os._exit(3) if request.response == 'die' else 1.0\n"
+    )
+    components = ({"name": name, "on_error": on_error},)
+    pool = ScorerPool(
+        RewardConfig.model_validate(
+            config(str(plugin), num_workers=1).model_dump()
+            | {"components": components, "start_timeout_s": 4.0}
+        )
+    )
+    asyncio.run(pool.ready())
+    hangs = (
+        rf"scorer process 1 of 1 for {name} \(plugins: .*starts_once\.py\) did not start "
+        r"within 4 s \(reward\.start_timeout_s\)"
+    )
+    try:
+        if on_error == "raise":
+            with pytest.raises(RewardError, match="exit code 3"):
+                scores(pool, "die")
+            with pytest.raises(RewardError, match=hangs):
+                scores(pool, "fine")
+            return
+        died, waited = scores(pool, "die", "fine")
+        assert died.num_errors == waited.num_errors == {name: 1}
+        assert re.search(hangs, waited.errors[0])
+        note.unlink()
+        assert scores(pool, "fine")[0].value == 1.0
+    finally:
+        pool.close()
 
 
 def test_processes_end_when_the_driver_is_killed(plugin: str) -> None:
