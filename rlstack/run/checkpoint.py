@@ -1,8 +1,8 @@
 """Run state on disk: written whole or not at all, read strictly.
 
 A checkpoint is a folder RUN_DIR/checkpoints/step_000012 with `trainer/` (a folder for each role
-whose weights change, written by its ranks), `rewards/` (a file for each reward that remembers), `state.json`, and
-`files.json`: the size of every other file. It is written under a temporary name and renamed when
+whose weights change, written by its ranks), `rewards/` (a file for each reward that remembers),
+`state.json`, and `files.json`: the size of every other file. It is written under a temporary name and renamed when
 complete, so a folder with the final name was whole; what a disk has lost of it since is noticed.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from rlstack.errors import CheckpointError
+from rlstack.errors import CheckpointError, RankDiedError
 from rlstack.run.folders import whole_folder
 
 FORMAT = 5
@@ -149,6 +149,8 @@ async def write_folder(final: Path, write: Callable[[Path], Awaitable[None]]) ->
     try:
         with whole_folder(final) as folder:
             await write(folder)
+    except RankDiedError:  # the disk is not at fault, and the run is taken up again
+        raise
     except Exception as error:
         existing = next(folder for folder in final.absolute().parents if folder.exists())
         free_mib = shutil.disk_usage(existing).free / 2**20
