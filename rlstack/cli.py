@@ -24,7 +24,6 @@ from rlstack.commands.command_line import (
     without_resume,
 )
 from rlstack.commands.table import APPS, COMMANDS
-from rlstack.config.base import RunSchema
 from rlstack.config.load import parse
 from rlstack.config.pipeline import PipelineConfig, register_stage_references
 from rlstack.config.resume import AUTO, started_or_resumed
@@ -37,7 +36,6 @@ from rlstack.errors import (
     WeightSyncError,
     WorkerError,
 )
-from rlstack.run.folders import forget_unsaved
 
 USAGE = """rlstack: reinforcement-learning post-training of language models
 
@@ -145,7 +143,9 @@ def _hydra_app(name: str, arguments: list[str], *, automatic: bool = False) -> N
                 check_run_dir(composed)
             fallback = plain_values(hydra.compose(name))
             config = parse(schema, plain_values(composed), fallback=fallback)
-            COMMANDS[name].run(_continued(config) if automatic else config)
+            if automatic and not isinstance(config, PipelineConfig):  # which goes on by itself
+                config = started_or_resumed(config)
+            COMMANDS[name].run(config)
         except (*USER_ERRORS, OSError) as error:  # here, before Hydra prints its own traceback
             _explain(error)
 
@@ -153,17 +153,6 @@ def _hydra_app(name: str, arguments: list[str], *, automatic: bool = False) -> N
     # Hydra reads sys.argv itself; completion is installed for the program of this name.
     sys.argv = ["rlstack", *arguments]
     app()
-
-
-def _continued(config: RunSchema) -> RunSchema:
-    """For `resume=auto`; a pipeline goes on by itself."""
-    if isinstance(config, PipelineConfig):
-        return config
-    chosen = started_or_resumed(config)
-    values = chosen.model_dump()
-    if values["resume"] is None:
-        forget_unsaved(Path(values["run_dir"]))
-    return chosen
 
 
 def _check_own_packages() -> None:

@@ -26,7 +26,9 @@ OF_THE_START = ("run_dir", "resume")
 
 
 def started_or_resumed(config: Schema) -> Schema:
-    """For `resume=auto`: `config`, set to go on with what is in its run directory, if anything is.
+    """For `resume=auto`: `config`, set to go on in its run directory, if the run has begun there.
+
+    One that has saved nothing then starts anew.
 
     Raises:
         ConfigError: naming each key, if a run of another configuration has begun there.
@@ -47,7 +49,7 @@ def started_or_resumed(config: Schema) -> Schema:
                 ]
             )
         )
-    return config.model_copy(update={"resume": str(run_dir) if goes_on(run_dir) else None})
+    return config.model_copy(update={"resume": str(run_dir)})
 
 
 def changes(

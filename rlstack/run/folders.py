@@ -28,16 +28,6 @@ def check_lasting(run_dir: Path) -> None:
         )
 
 
-def forget_unsaved(run_dir: Path) -> None:
-    """Remove the metrics of a run that died before it saved anything: its steps come again.
-
-    A folder without `config.yaml` is no run directory and stays as it is.
-    """
-    if (run_dir / "config.yaml").is_file():
-        (run_dir / "metrics.jsonl").unlink(missing_ok=True)
-        shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
-
-
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
     """A file to write, UTF-8, which takes the place of `path` when the block ends.

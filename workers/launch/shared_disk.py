@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlstack.errors import PlacementError
@@ -18,6 +19,9 @@ SEEN_WITHIN_S = 10.0
 """A network file system may show a new file late."""
 ANSWER_WITHIN_S = 60.0
 """For a process to start on a node."""
+
+
+SILENT = "no answer"
 
 
 def read_token(file: str) -> str | None:
@@ -46,7 +50,7 @@ async def check_shared(run_dir: Path, *, read: Callable[[str], str | None] = rea
     finally:
         file.unlink(missing_ok=True)
     wrong = [
-        f"{node_name(node)} {'is silent' if isinstance(answer, TimeoutError) else 'sees nothing'}"
+        f"{node_name(node)} {'is silent' if answer is SILENT else 'sees nothing'}"
         for node, answer in zip(nodes, found, strict=True)
         if answer != token
     ]
@@ -58,13 +62,11 @@ async def check_shared(run_dir: Path, *, read: Callable[[str], str | None] = rea
         )
 
 
-async def _ask(
-    node: dict[str, Any], read: Callable[[str], str | None], file: str
-) -> str | TimeoutError | None:
-    """What the node reads; a time-out, if it is silent."""
+async def _ask(node: dict[str, Any], read: Callable[[str], str | None], file: str) -> str | None:
+    """What the node reads; `SILENT`, if it hangs or has died."""
     here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     answer: Any = ray.remote(read).options(num_cpus=0, scheduling_strategy=here).remote(file)
     try:
         return await asyncio.wait_for(answer, ANSWER_WITHIN_S)
-    except TimeoutError as error:
-        return error
+    except (TimeoutError, RayError):
+        return SILENT

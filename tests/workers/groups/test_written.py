@@ -47,7 +47,8 @@ def group(*ranks: FakeRank) -> PolicyGroup:
             call=SimpleNamespace(remote=lambda *arguments: call(rank, *arguments))
         )
 
-    return PolicyGroup([handle(rank) for rank in ranks])
+    handles = [handle(rank) for rank in ranks]
+    return PolicyGroup(handles, role="policy", obituary=lambda _: "it lives")
 
 
 @pytest.fixture(autouse=True)

@@ -64,3 +64,14 @@ def test_a_node_that_hangs_on_the_disk_is_named(
 
     with pytest.raises(PlacementError, match="is silent"):
         asyncio.run(check_shared(tmp_path, read=read))
+
+
+@pytest.mark.usefixtures("two_nodes")
+def test_a_node_whose_processes_die_is_named(tmp_path: Path) -> None:
+    def read(file: str) -> str | None:
+        import os
+
+        os._exit(1)
+
+    with pytest.raises(PlacementError, match="is silent"):
+        asyncio.run(check_shared(tmp_path, read=read))
