@@ -2,8 +2,9 @@
 
 A checkpoint is a folder RUN_DIR/checkpoints/step_000012 with `trainer/` (a folder for each role
 whose weights change, written by its ranks), `rewards/` (a file for each reward that remembers),
-`state.json`, and `files.json`: the size of every other file. It is written under a temporary name and renamed when
-complete, so a folder with the final name was whole; what a disk has lost of it since is noticed.
+`state.json`, and `files.json`: the size of every other file. It is written under a temporary name
+and renamed when complete, so a folder with the final name was whole; what a disk has lost of it
+since is noticed.
 """
 
 import json
