@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from math import ceil
 
+from rlstack.planning.phases import Transport
 from workers.specs import EngineSpec
 
 _COMMON = {
@@ -46,6 +47,10 @@ def engine_environment(spec: EngineSpec, *, threads: int) -> dict[str, str]:
     if not spec.rollout.compile:
         # vLLM compiles small helpers even in eager mode: 6-20 s at the first request on CPU.
         environment["TORCH_COMPILE_DISABLE"] = "1"
+    if spec.transport is Transport.CUDA_IPC:
+        # The handles of GPU memory name classes of torch, which vLLM's messages between its
+        # processes take in no other way. They come from our own trainer.
+        environment["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     if spec.device == "cpu":
         environment |= _ON_CPU | {
             "VLLM_CPU_KVCACHE_SPACE": str(ceil(spec.rollout.kv_cache_gib)),
