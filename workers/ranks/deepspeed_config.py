@@ -18,7 +18,8 @@ def deepspeed_config(model: ModelConfig, trainer: TrainerConfig) -> dict[str, An
     return _common(model.dtype, zero) | {
         "gradient_accumulation_steps": 1,
         "gradient_clipping": trainer.max_grad_norm,
-        # torch's AdamW has no kernel to compile and is the same on CPU and GPU.
+        # torch's AdamW is the same on CPU and GPU, and in one kernel on each, which nobody compiles:
+        # DeepSpeed's own need nvcc, and in host memory a C++ compiler, where the run is.
         "optimizer": {
             "type": "AdamW",
             "params": {
@@ -26,6 +27,7 @@ def deepspeed_config(model: ModelConfig, trainer: TrainerConfig) -> dict[str, An
                 "betas": list(trainer.betas),
                 "weight_decay": trainer.weight_decay,
                 "torch_adam": True,
+                "fused": True,
             },
         },
         # AdamW of torch is not one of the optimizers DeepSpeed vouches for under offload.

@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 import deepspeed
 import numpy as np
 import torch
-from deepspeed.runtime.zero.offload_config import OffloadDeviceEnum
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
@@ -34,6 +33,7 @@ from workers.models.preflight import load_tokenizer
 from workers.models.shard_writer import ShardWriter
 from workers.models.weights import by_layer, made_whole, model_weights
 from workers.ranks.deepspeed_config import deepspeed_config
+from workers.ranks.device_memory import DeviceMemory, tensors_of_engine
 from workers.ranks.rendezvous import ProcessGroup
 from workers.specs import Measured, TrainerSpec
 
@@ -83,6 +83,10 @@ class TrainerRank:
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.engine, *_ = deepspeed.initialize(
             model=module, model_parameters=trained, config=ds_config
+        )
+        engine = self.engine
+        self.memory = DeviceMemory(
+            lambda: tensors_of_engine(engine, engine.optimizer), device=self.device
         )
 
     def build(self) -> nn.Module:
@@ -242,12 +246,12 @@ class TrainerRank:
 
     def offload(self) -> None:
         """Move parameters, gradients and optimizer state to host memory."""
-        self.engine.offload_states(device=OffloadDeviceEnum.cpu)
-        torch.cuda.empty_cache()
+        self.engine.empty_partition_cache()  # parameters that ZeRO-3 has gathered
+        self.memory.leave()
 
     def reload(self) -> None:
         """Undo `offload`."""
-        self.engine.reload_states()
+        self.memory.come_back()
 
     # --- disk
 
