@@ -4,7 +4,7 @@
 # pyright: reportGeneralTypeIssues=false
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, TypeVarTuple
 
@@ -131,6 +131,10 @@ def _process_group(rank: Any) -> "ProcessGroup":
 class TrainerGroup(RankGroup[TrainerT]):
     """All ranks of a trainer; see `rlstack.protocols.Trained` for what is said in common."""
 
+    take_devices: Callable[[], Awaitable[Any]] | None = None
+    """Where engines take turns on the ranks' devices: has them leave, and brings the ranks' state
+    back, which is read and written there alone."""
+
     async def start(self) -> None:
         """Let the ranks find each other and load the model."""
         await self.join(_process_group)
@@ -154,14 +158,17 @@ class TrainerGroup(RankGroup[TrainerT]):
 
     async def save(self, directory: Path) -> None:
         """Weights, optimizer, scheduler and RNG of every rank."""
+        await self._on_devices()
         await self.call(lambda rank: rank.save(directory))
 
     async def load(self, directory: Path) -> None:
         """Restore what `save` wrote, exactly."""
+        await self._on_devices()
         await self.call(lambda rank: rank.load(directory))
 
     async def export(self, directory: Path) -> None:
         """Weights, configuration and tokenizer in Hugging Face format."""
+        await self._on_devices()
         await self.call(lambda rank: rank.export(directory))
 
     async def merge_adapters(self) -> None:
@@ -169,11 +176,17 @@ class TrainerGroup(RankGroup[TrainerT]):
 
         The optimizer is reset too. Engines must be sent the weights anew.
         """
+        await self._on_devices()
         await self.call(lambda rank: rank.merge_adapters())
 
     async def reset_optimizer(self) -> None:
         """Forget the moments of the gradients; the learning rate goes on as scheduled."""
+        await self._on_devices()
         await self.call(lambda rank: rank.reset_optimizer())
+
+    async def _on_devices(self) -> None:
+        if self.take_devices is not None:
+            await self.take_devices()
 
     async def visible_devices(self) -> list[str]:
         """The GPU of each rank, as CUDA_VISIBLE_DEVICES names it on its node."""

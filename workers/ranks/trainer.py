@@ -88,6 +88,8 @@ class TrainerRank:
         self.memory = DeviceMemory(
             lambda: tensors_of_engine(engine, engine.optimizer), device=self.device
         )
+        # Before DeepSpeed's hooks, which would gather what is not there.
+        module.register_forward_pre_hook(lambda *_: self.check_on_device(), prepend=True)
 
     def build(self) -> nn.Module:
         """Load `self.model`; the module around it whose output is trained on."""
@@ -253,10 +255,20 @@ class TrainerRank:
         """Undo `offload`."""
         self.memory.come_back()
 
+    def check_on_device(self) -> None:
+        """Whoever reads or writes what was offloaded would read nothing, or end the process.
+
+        Raises:
+            RuntimeError: if it was offloaded.
+        """
+        if self.memory.is_left:
+            raise RuntimeError(f"the {self.role}'s state is in host memory; reload it first")
+
     # --- disk
 
     def save(self, directory: Path) -> None:
         """Weights, optimizer, update count and RNG of this rank, under `directory`."""
+        self.check_on_device()
         client_state = {
             "num_updates": self.num_updates,
             "num_merges": self.num_merges,
@@ -278,6 +290,7 @@ class TrainerRank:
         Raises:
             CheckpointError: if the files are missing or were written by another layout.
         """
+        self.check_on_device()
         path, client_state = self.engine.load_checkpoint(
             str(directory), tag="state", load_module_strict=self.spec.trainer.lora is None
         )
@@ -304,6 +317,7 @@ class TrainerRank:
         Adapters are merged into its weights. Unmerged they are written too, for peft, to the folder
         `adapter`, as long as they are on the model that training began with.
         """
+        self.check_on_device()
         # Every rank iterates: gathering a sharded layer takes them all.
         writer = ShardWriter(directory) if self.mesh.rank == 0 else None
         weights = model_weights(self.model, merged=True)

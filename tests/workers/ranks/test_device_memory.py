@@ -178,7 +178,7 @@ def memories() -> set[int]:
 @pytest.mark.real_stack
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_a_trainer_leaves_nothing_behind_and_goes_on_to_the_bit(
-    tied_model: Path, layout: Layout
+    tied_model: Path, tmp_path: Path, layout: Layout
 ) -> None:
     stayed = trainer(tied_model, layout)
     for _ in range(3):
@@ -194,6 +194,14 @@ def test_a_trainer_leaves_nothing_behind_and_goes_on_to_the_bit(
         host = {block.untyped_storage().data_ptr() for block in moves.memory._host}
         assert held > 50 * SMALL
         assert held_bytes(beside=before | host) < SMALL
+        for use in (
+            lambda: moves.update(batch(), SFTObjective()),
+            lambda: moves.save(tmp_path),
+            lambda: moves.load(tmp_path),
+            lambda: moves.export(tmp_path),
+        ):
+            with pytest.raises(RuntimeError, match="policy's state is in host memory"):
+                use()
         moves.reload()
     found = weights(moves)
     for name, weight in expected.items():
