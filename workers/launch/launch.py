@@ -135,8 +135,6 @@ async def _reallocator(
     )
     if placement.time_shared:
         for group in resident:
-            group.take_devices = lambda: reallocator.enter(
-                Phase.TRAIN, version=reallocator.version
-            )
+            group.take_devices = lambda: reallocator.enter(Phase.TRAIN, version=reallocator.version)
     await reallocator.connect()
     return reallocator

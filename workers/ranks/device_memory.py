@@ -10,6 +10,8 @@ contents again afterwards, whichever optimizer, stage and dtype it is of.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -93,9 +95,40 @@ class DeviceMemory:
             torch.cuda.current_stream().synchronize()
 
 
-def tensors_of_engine(engine: nn.Module, optimizer: Any) -> Iterator[Tensor]:
+class Guest:
+    """A frozen model: it stays on its device, or where that is another role's comes for calls."""
+
+    def __init__(
+        self, tensors: Callable[[], Iterable[Tensor]], *, device: torch.device, is_guest: bool
+    ) -> None:
+        """tensors: as in `DeviceMemory`."""
+        self._memory = DeviceMemory(tensors, device=device) if is_guest else None
+        if self._memory is not None:
+            self._memory.leave()
+
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """On its device."""
+        if self._memory is None:
+            yield
+            return
+        self._memory.come_back()
+        try:
+            yield
+        finally:
+            self._memory.leave(unchanged=True)
+
+
+def tensors_of_engine(engine: Any) -> Iterator[Tensor]:
     """Parameters, gradients and shards of a DeepSpeed engine, and all that its optimizer holds."""
-    return _tensors([list(engine.parameters()), optimizer], seen=set())
+    engine.empty_partition_cache()  # lets go of parameters that ZeRO-3 has gathered
+    held = [list(engine.parameters()), list(engine.buffers()), engine.optimizer]
+    return _tensors(held, seen=set())
+
+
+def tensors_of_module(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers."""
+    return chain(module.parameters(), module.buffers())
 
 
 def _tensors(holder: Any, *, seen: set[int]) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ from rlstack.batch import Rows, TokenBatch
 from rlstack.data.microbatches import plan_microbatches
 from workers.models.heads import TokenLogprobs, batch_values, token_values
 from workers.models.pretrained import load_causal_model
+from workers.ranks.device_memory import Guest, tensors_of_module
 from workers.specs import ReferenceSpec
 
 
@@ -26,14 +27,21 @@ class ReferenceRank:
         model = load_causal_model(self.spec.role.model, device=self.device)
         chunk_tokens = self.spec.role.logprob_chunk_tokens
         self.module = TokenLogprobs(model.eval(), chunk_tokens=chunk_tokens).requires_grad_(False)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Put the model onto its device, or beside it."""
+        self.module.to(self.device)
+        self.guest = Guest(
+            lambda: tensors_of_module(self.module),
+            device=self.device,
+            is_guest=self.spec.is_guest,
+        )
 
     def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """This rank's row indices (int64 [N]) and their logprobs (float32 [N, T])."""
-        # A GPU is shared with a trainer rank: the reference visits it for the call only.
-        self.module.to(self.device)
-        result = self._logprobs(self.module, batch)
-        self.module.to("cpu")
-        return result
+        with self.guest.present():
+            return self._logprobs(self.module, batch)
 
     def _logprobs(self, module: nn.Module, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         # The plan has as many micro-batches for every rank: a sharded module needs all at once.

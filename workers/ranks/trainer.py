@@ -84,10 +84,7 @@ class TrainerRank:
         self.engine, *_ = deepspeed.initialize(
             model=module, model_parameters=trained, config=ds_config
         )
-        engine = self.engine
-        self.memory = DeviceMemory(
-            lambda: tensors_of_engine(engine, engine.optimizer), device=self.device
-        )
+        self.memory = DeviceMemory(lambda: tensors_of_engine(self.engine), device=self.device)
         # Before DeepSpeed's hooks, which would gather what is not there.
         module.register_forward_pre_hook(lambda *_: self.check_on_device(), prepend=True)
 
@@ -248,7 +245,6 @@ class TrainerRank:
 
     def offload(self) -> None:
         """Move parameters, gradients and optimizer state to host memory."""
-        self.engine.empty_partition_cache()  # parameters that ZeRO-3 has gathered
         self.memory.leave()
 
     def reload(self) -> None:

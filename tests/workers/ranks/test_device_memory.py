@@ -3,11 +3,8 @@
 The device is the CPU, whose memory comes and goes as a GPU's does; DeepSpeed is the real one.
 """
 
-import gc
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import deepspeed
 import pytest
@@ -17,19 +14,14 @@ from torch import Tensor, nn
 from rlstack.algorithms.objectives import SFTObjective
 from rlstack.batches.supervised import SFTBatch
 from rlstack.config.trainer import LoRAConfig
-from rlstack.planning.mesh import Mesh
 from tests.workers.conftest import model_config, random_batch, trainer_config
+from tests.workers.ranks.conftest import SMALL, held_bytes, memories
 from workers.ranks import device_memory
 from workers.ranks.device_memory import DeviceMemory
 from workers.ranks.policy import PolicyRank
-from workers.ranks.rendezvous import ProcessGroup
 from workers.specs import TrainerSpec
 
-LORA = LoRAConfig(
-    variant="lora", rank=4, alpha=8, dropout=0, target_modules=None, engines="merged"
-)
-SMALL = 4096
-"""Bytes of what may stay: buffers of rotary embeddings, counters."""
+LORA = LoRAConfig(variant="lora", rank=4, alpha=8, dropout=0, target_modules=None, engines="merged")
 
 
 def views_of_one_memory() -> tuple[Tensor, Tensor, Tensor]:
@@ -94,20 +86,6 @@ LAYOUTS = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def process_group() -> Iterator[None]:
-    """Of this process alone; DeepSpeed keeps it for all trainers."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-            patch.setenv(name, "")  # so that what `join` sets is undone
-        patch.setenv("DS_ACCELERATOR", "cpu")
-        group = ProcessGroup(mesh=Mesh.of_rank(0, world_size=1), device="cpu")
-        group.store = torch.distributed.TCPStore("127.0.0.1", 0, 1, True)
-        group.join(address="127.0.0.1", port=group.store.port)
-        yield
-        deepspeed.comm.destroy_process_group()
-
-
 class MovedPolicy(PolicyRank):
     """Its weights are moved to the device from the file, as they are to a GPU."""
 
@@ -154,28 +132,8 @@ def weights(rank: PolicyRank) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in parameters.items()}
 
 
-def held_bytes(*, beside: set[int]) -> int:
-    """Of all tensors of this process, but for those of `beside`, each memory once."""
-    gc.collect()
-    found: dict[int, int] = {}
-    for thing in gc.get_objects():
-        if isinstance(thing, Tensor) and thing.device.type == "cpu":
-            storage = thing.untyped_storage()
-            if storage.data_ptr() not in beside:
-                found[storage.data_ptr()] = storage.nbytes()
-    return sum(found.values())
-
-
-def memories() -> set[int]:
-    gc.collect()
-    return {
-        thing.untyped_storage().data_ptr()
-        for thing in gc.get_objects()
-        if isinstance(thing, Tensor) and thing.device.type == "cpu"
-    }
-
-
 @pytest.mark.real_stack
+@pytest.mark.usefixtures("deepspeed_here")
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_a_trainer_leaves_nothing_behind_and_goes_on_to_the_bit(
     tied_model: Path, tmp_path: Path, layout: Layout
@@ -189,11 +147,10 @@ def test_a_trainer_leaves_nothing_behind_and_goes_on_to_the_bit(
     moves = trainer(tied_model, layout)
     for _ in range(3):
         moves.update(batch(), SFTObjective())
-        held = held_bytes(beside=before)
+        held = held_bytes(beside=before, host=moves.memory)
         moves.offload()
-        host = {block.untyped_storage().data_ptr() for block in moves.memory._host}
         assert held > 50 * SMALL
-        assert held_bytes(beside=before | host) < SMALL
+        assert held_bytes(beside=before, host=moves.memory) < SMALL
         for use in (
             lambda: moves.update(batch(), SFTObjective()),
             lambda: moves.save(tmp_path),
