@@ -1,8 +1,8 @@
 """What a rank holds on its device, and how it leaves the device to others and comes back.
 
-DeepSpeed's `offload_states` knows some of its optimizers, and what they hold changes from one to the
-next. Here the memory itself goes: every tensor and every view of it stays as it is and finds its
-contents again afterwards, whichever optimizer, stage and dtype it is of.
+DeepSpeed's `offload_states` knows some of its optimizers, and what they hold differs from one to
+the next. Here the memory itself goes: every tensor and every view of it stays as it is and finds
+its contents again afterwards, whichever optimizer, stage and dtype it is of.
 """
 
 # torch types storages too loosely for these.
