@@ -138,7 +138,7 @@ def _tensors(holder: Any, *, seen: set[int]) -> Iterator[Tensor]:
     seen.add(id(holder))
     if isinstance(holder, Tensor):
         yield holder
-        if holder.grad is not None:
+        if holder.is_leaf and holder.grad is not None:
             yield holder.grad
         parts: Iterable[Any] = vars(holder).values()  # ds_tensor, grad_accum and their like
     elif isinstance(holder, Mapping):
