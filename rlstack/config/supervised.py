@@ -9,6 +9,7 @@ from rlstack.config.base import Frozen, Problem, RunSchema
 from rlstack.config.checkpoint import CheckpointConfig
 from rlstack.config.checks import nothing_to_train_on, trainer_problems
 from rlstack.config.data import DataConfig
+from rlstack.config.faults import FaultsConfig
 from rlstack.config.model import ModelConfig
 from rlstack.config.placement import PlacementConfig
 from rlstack.config.tracking import TrackingConfig
@@ -37,6 +38,7 @@ class SupervisedConfig(RunSchema):
     resume: str | None
     """Run directory to continue; its own configuration is used."""
     ray_address: str | None
+    faults: FaultsConfig
     model: ModelConfig
     data: DataConfig
     """`prompts_per_step` rows of it make one step."""

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from math import ceil
 
-from rlstack.planning.phases import Transport
 from workers.specs import EngineSpec
 
 _COMMON = {
@@ -43,21 +42,17 @@ def engine_environment(spec: EngineSpec, *, threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
+        # The actor's own loop steps the engine; see `workers.engine.step_loop`. Between processes
+        # vLLM would send msgpack, which refuses handles of GPU memory.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
     if not spec.rollout.compile:
         # vLLM compiles small helpers even in eager mode: 6-20 s at the first request on CPU.
         environment["TORCH_COMPILE_DISABLE"] = "1"
-    if spec.transport is Transport.CUDA_IPC:
-        # The handles of GPU memory name classes of torch, which vLLM's messages between its
-        # processes take in no other way. They come from our own trainer.
-        environment["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     if spec.device == "cpu":
         environment |= _ON_CPU | {
             "VLLM_CPU_KVCACHE_SPACE": str(ceil(spec.rollout.kv_cache_gib)),
             # Cores are shared out by Ray; vLLM's own binding would pin every engine to the same.
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         }
-        if spec.tensor_parallel == 1:
-            # Model runner and scheduler in one process instead of two: less to import at start.
-            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return environment

@@ -38,7 +38,9 @@ class DeviceMemory:
         return bool(self._left)
 
     def leave(self, *, unchanged: bool = False) -> None:
-        """Free the device; unchanged: the host has the contents of the last time still."""
+        """Free the device, if that was not done; unchanged: the host still has the contents."""
+        if self.is_left:
+            return
         if self._device.type == "cuda":
             torch.cuda.synchronize()  # also what other streams still do with it
         self._left = {storage: storage.nbytes() for storage in self._on_device()}

@@ -17,9 +17,12 @@ EVERYWHERE = {
     "OMP_NUM_THREADS": "6",
 }
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "PASSIVE"}
-ENGINE = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
+ENGINE = {
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
 EAGER = {"TORCH_COMPILE_DISABLE": "1"}
-IPC_HANDLES = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}
 
 
 def engine(**changes: Any) -> EngineSpec:
@@ -48,18 +51,14 @@ def test_processes_that_share_gpus_see_those_of_the_ranks_in_their_order() -> No
     assert shared_gpus(["3", "0"]) == {"CUDA_VISIBLE_DEVICES": "3,0"}
 
 
+@pytest.mark.parametrize("transport", [Transport.NCCL, Transport.CUDA_IPC])
 @pytest.mark.parametrize("tensor_parallel", [1, 8])
-def test_engines_on_gpus_of_their_own(tensor_parallel: int) -> None:
-    spec = engine(tensor_parallel=tensor_parallel)
+def test_engines_on_gpus(tensor_parallel: int, transport: Transport) -> None:
+    """In one process with vLLM's core: its messages would not take handles of GPU memory."""
+    spec = engine(tensor_parallel=tensor_parallel, transport=transport)
     assert engine_environment(spec, threads=6) == EVERYWHERE | ENGINE | EAGER
     compiled = engine(rollout=rollout_config(compile=True))
     assert engine_environment(compiled, threads=6) == EVERYWHERE | ENGINE
-
-
-@pytest.mark.parametrize("tensor_parallel", [1, 8])
-def test_engines_that_are_handed_the_trainers_memory(tensor_parallel: int) -> None:
-    spec = engine(tensor_parallel=tensor_parallel, transport=Transport.CUDA_IPC)
-    assert engine_environment(spec, threads=6) == EVERYWHERE | ENGINE | EAGER | IPC_HANDLES
 
 
 @pytest.mark.parametrize("transport", [Transport.SHARED_MEMORY, Transport.GLOO])
@@ -69,4 +68,3 @@ def test_engines_on_a_cpu(transport: Transport) -> None:
     assert (EVERYWHERE | ENGINE | EAGER | ON_CPU).items() <= environment.items()
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
     assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
-    assert not IPC_HANDLES.keys() & environment.keys()

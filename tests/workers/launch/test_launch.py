@@ -45,34 +45,30 @@ class Method:
         return self.function(*arguments)
 
 
-class RankHandle:
-    """Of a `RankActor`."""
+class Handle:
+    """Of an actor that runs functions on what it has: a rank, or an engine's sampler."""
 
-    def __init__(self, rank: Noted) -> None:
-        self.call = Method(lambda function, *arguments: function(rank, *arguments))
-
-
-class EngineHandle:
-    """Of an `EngineActor`."""
-
-    def __init__(self, engine: Noted) -> None:
-        self._engine = engine
-
-    def __getattr__(self, name: str) -> Method:
-        return Method(getattr(self._engine, name))
+    def __init__(self, held: Noted) -> None:
+        self.call = Method(lambda function, *arguments: function(held, *arguments))
 
 
-async def never(index: int) -> Any:
+def alive(_: Any) -> str:
+    raise AssertionError("nobody dies here")
+
+
+async def never(index: int, _: Any) -> Any:
     raise AssertionError(index)
 
 
 async def reallocator(placement: Placement, events: list[str]) -> tuple[Reallocator, Any, Any]:
     rank = Noted("policy", events, send_weights=SendReport(digests={}, num_bytes=0))
-    policy = PolicyGroup([RankHandle(rank)])  # type: ignore[list-item]
-    critic = CriticGroup([RankHandle(Noted("critic", events))])  # type: ignore[list-item]
+    handles: list[Any] = [Handle(rank)]
+    policy = PolicyGroup(handles, role="policy", obituary=alive)
+    handles = [Handle(Noted("critic", events))]
+    critic = CriticGroup(handles, role="critic", obituary=alive)
     state = EngineState(weight_version="3", received=[], checksums=[])
-    handle = EngineHandle(Noted("engine", events, commit=state))
-    engines = EngineGroup([handle], start_engine=never, max_restarts=0)  # type: ignore[list-item]
+    handles = [Handle(Noted("engine", events, commit=state))]
+    engines = EngineGroup(handles, replace=never, max_restarts=0)
     made = await launch._reallocator(placement, policy, engines, [policy, critic])
     return made, policy, critic
 

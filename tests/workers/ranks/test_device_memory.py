@@ -46,6 +46,17 @@ def test_what_views_share_they_share_again(monkeypatch: pytest.MonkeyPatch) -> N
         part.copy_(torch.arange(10.0, 20.0))
 
 
+def test_leaving_twice_loses_nothing() -> None:
+    """As where a transfer is tried again after an engine's death."""
+    weights = torch.arange(4)
+    memory = DeviceMemory(lambda: [weights], device=torch.device("cpu"))
+    memory.leave()
+    memory.leave()
+    memory.come_back()
+    memory.come_back()
+    assert weights.equal(torch.arange(4))
+
+
 def test_what_did_not_change_is_not_copied_out_again() -> None:
     weights = torch.ones(4)
     memory = DeviceMemory(lambda: [weights], device=torch.device("cpu"))

@@ -1,21 +1,18 @@
-"""Handles of GPU memory on their way to the engines, through vLLM's own messages.
+"""Handles of GPU memory on their way to an engine's workers, through vLLM's own queue.
 
 No GPU is here: a handle is opened by what stands for CUDA, all else is vLLM's and torch's.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
 from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.packed_tensor import PackedBufferImporter, packed_ipc_consumer
-from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
-
-from rlstack.planning.phases import Transport
-from tests.workers.launch.test_environment import engine
-from workers.launch.environment import engine_environment
 
 UUID = "GPU-0"
 HANDLE = b"cudaIpcMemHandle \xff"
@@ -40,18 +37,19 @@ def update_info(buffer: Tensor) -> dict[str, Any]:
 
 
 def sent(info: dict[str, Any]) -> dict[str, Any]:
-    """Through the messages of vLLM's front to its engine process and back out."""
-    call = (0, 1, "collective_rpc", ("update_weights", None, (), {"update_info": info}))
-    message = [bytes(part) for part in MsgpackEncoder().encode(call)]
-    *_, (_, _, _, named) = MsgpackDecoder().decode(message)
+    """As vLLM's core tells its workers, where an engine has several."""
+    core = MessageQueue(n_reader=1, n_local_reader=1)
+    worker = MessageQueue.create_from_handle(core.export_handle(), rank=0)
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        ready = executor.submit(core.wait_until_ready)
+        worker.wait_until_ready()
+        ready.result()
+    core.enqueue(("update_weights", (), {"update_info": info}, None))
+    _, _, named, _ = worker.dequeue(timeout=10)
     return named["update_info"]
 
 
-def test_handles_arrive_in_an_engine_that_has_its_environment(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name, value in engine_environment(engine(transport=Transport.CUDA_IPC), threads=1).items():
-        monkeypatch.setenv(name, value)
+def test_they_open_the_buffer_once_and_give_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = torch.arange(6.0).view(2, 3), torch.arange(4.0).to(torch.bfloat16)
     memory = torch.cat([first.view(-1).view(torch.uint8), second.view(torch.uint8)])
     opened: list[tuple[Any, ...]] = []
@@ -82,11 +80,3 @@ def test_handles_arrive_in_an_engine_that_has_its_environment(
     assert [name for name, _ in loaded] == ["a", "b"]
     assert torch.equal(loaded[0][1], first)
     assert torch.equal(loaded[1][1], second)
-
-
-def test_without_it_vllm_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    environment = engine_environment(engine(transport=Transport.NCCL), threads=1)
-    assert "VLLM_ALLOW_INSECURE_SERIALIZATION" not in environment
-    monkeypatch.delenv("VLLM_ALLOW_INSECURE_SERIALIZATION", raising=False)
-    with pytest.raises(TypeError, match="VLLM_ALLOW_INSECURE_SERIALIZATION"):
-        sent(update_info(torch.zeros(32, dtype=torch.uint8)))
