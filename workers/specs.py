@@ -59,7 +59,15 @@ class TrainerSpec(RankSpec):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReferenceSpec(RankSpec):
+class FrozenSpec(RankSpec):
+    """What every rank of a model that is not trained is told."""
+
+    is_guest: bool
+    """Whether its GPU is another role's: the model is there for a call only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceSpec(FrozenSpec):
     """What every rank of the reference is told."""
 
     temperature: float
@@ -68,7 +76,7 @@ class ReferenceSpec(RankSpec):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RewardModelSpec(RankSpec):
+class RewardModelSpec(FrozenSpec):
     """What every rank of the reward models is told."""
 
     role: RewardModelRole

@@ -56,6 +56,11 @@ class SequenceScorer:
         self._budget, self._max_tokens = max_tokens_per_batch, max_tokens
         self._num_passes: Callable[[int], int] | None = None
 
+    @property
+    def model(self) -> Any:
+        """What computes: the checkpoint's model, or what it was wrapped in."""
+        return self._model
+
     def share_model(self, wrap: Callable[[Any], Any], num_passes: Callable[[int], int]) -> None:
         """Put `wrap(model)` in the model's place: one that processes hold and compute together.
 

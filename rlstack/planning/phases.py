@@ -56,22 +56,23 @@ def transition(state: DeviceState, to: Phase, *, version: int) -> tuple[Action, 
     the same time, and sleeping engines drop their weights, so waking always transfers.
     """
     actions: list[Action] = []
-    if to is Phase.TRAIN:
-        if state.time_shared and state.engines_awake:
-            actions.append(Action.SLEEP_ENGINES)
-        if not state.trainer_loaded:
-            actions.append(Action.RELOAD_TRAINER)
-        return tuple(actions)
     stale = state.engine_version != version or not state.engines_awake
-    if stale and not state.trainer_loaded:
+    trainer_needed = to is Phase.TRAIN or stale
+    awake = state.engines_awake
+    if state.time_shared and awake and trainer_needed:
+        actions.append(Action.SLEEP_ENGINES)
+        awake = False
+    if trainer_needed and not state.trainer_loaded:
         actions.append(Action.RELOAD_TRAINER)
-    if not state.engines_awake:
+    if to is Phase.TRAIN:
+        return tuple(actions)
+    if not awake:
         actions.append(Action.WAKE_ENGINE_WEIGHTS)
     if stale:
         actions.append(Action.TRANSFER_WEIGHTS)
     if state.time_shared and (state.trainer_loaded or stale):
         actions.append(Action.OFFLOAD_TRAINER)
-    if not state.engines_awake:
+    if not awake:
         actions.append(Action.WAKE_ENGINE_CACHE)
     return tuple(actions)
 

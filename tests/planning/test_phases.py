@@ -53,6 +53,19 @@ def test_roles_that_share_devices_take_turns() -> None:
     )
 
 
+def test_engines_that_hold_other_weights_sleep_while_the_trainer_sends_its_own() -> None:
+    """At the start, and where engines are replaced or the trainer was restored."""
+    started = state(time_shared=True, loaded=False, awake=True)
+    assert transition(started, Phase.GENERATE, version=1) == (
+        Action.SLEEP_ENGINES,
+        Action.RELOAD_TRAINER,
+        Action.WAKE_ENGINE_WEIGHTS,
+        Action.TRANSFER_WEIGHTS,
+        Action.OFFLOAD_TRAINER,
+        Action.WAKE_ENGINE_CACHE,
+    )
+
+
 @given(st.lists(st.tuples(st.sampled_from(Phase), st.booleans()), max_size=12))
 def test_no_walk_through_phases_holds_trainer_and_cache_together(
     walk: list[tuple[Phase, bool]],
@@ -63,6 +76,7 @@ def test_no_walk_through_phases_holds_trainer_and_cache_together(
         version += updated
         for action in transition(current, phase, version=version):
             current = after(current, action, version=version)
+            assert not (current.trainer_loaded and current.engines_awake), action
         if phase is Phase.GENERATE:
             assert current.engine_version == version
             assert current.engines_awake

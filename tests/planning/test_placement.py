@@ -8,6 +8,7 @@ from rlstack.config.placement import RolePlacement
 from rlstack.config.trainer import LoRAConfig
 from rlstack.errors import PlacementError
 from rlstack.planning.cluster import Bundle, Cluster, Node
+from rlstack.planning.layouts import RoleName
 from rlstack.planning.phases import Transport
 from rlstack.planning.placement import Placement, needed_cpus, place
 from rlstack.planning.spec import RunSpec
@@ -55,6 +56,62 @@ def test_a_colocated_engine_is_where_the_ranks_are_whose_gpus_it_takes() -> None
     assert placed.layouts["policy"].bundles == (0,) * 4 + (1,) * 4 + (2, 3, 4, 5)
     assert placed.bundles == (Bundle(cpus=8, gpus=4),) * 2 + (Bundle(cpus=1, gpus=1),) * 4
     assert [node.name for node in placed.nodes] == ["node0"] * 2 + ["node1"] * 4
+
+
+def on_nodes(placement: Placement, role: RoleName) -> list[str]:
+    return [placement.nodes[bundle].name for bundle in placement.layouts[role].bundles]
+
+
+def test_one_gpu_is_shared_by_everybody() -> None:
+    spec = run(
+        critic=WITH_POLICY,
+        reference=WITH_POLICY,
+        reward_model=RolePlacement(ranks=1, devices="policy"),
+        trainer_ranks=1,
+    )
+    placed = place(spec, cluster(gpus=1, cpus=8))
+    assert placed.time_shared
+    assert placed.transport is Transport.CUDA_IPC
+    assert placed.bundles == (Bundle(cpus=5, gpus=1),)
+    assert set(devices_of(placed).values()) == {((0,),)}
+
+
+@pytest.mark.parametrize(("num_nodes", "trainer_ranks"), [(1, 8), (2, 16)])
+def test_every_gpu_of_a_cluster_generates_and_trains(num_nodes: int, trainer_ranks: int) -> None:
+    spec = run(trainer_ranks=trainer_ranks, num_engines=trainer_ranks)
+    placed = place(spec, cluster(num_nodes))
+    assert placed.bundles == (Bundle(cpus=2, gpus=1),) * trainer_ranks
+    assert bundles_of(placed)["engines"] == bundles_of(placed)["policy"]
+    assert devices_of(placed)["engines"] == ranks(*range(trainer_ranks))
+    assert on_nodes(placed, "engines") == on_nodes(placed, "policy")
+    assert sorted(on_nodes(placed, "engines")) == sorted(
+        f"node{index}" for index in range(num_nodes) for _ in range(8)
+    )
+
+
+@pytest.mark.parametrize(("num_nodes", "tensor_parallel"), [(1, 2), (2, 4), (2, 8)])
+def test_wide_engines_are_each_on_one_node(num_nodes: int, tensor_parallel: int) -> None:
+    num_gpus = 8 * num_nodes
+    num_engines = num_gpus // tensor_parallel
+    spec = run(trainer_ranks=num_gpus, num_engines=num_engines, tensor_parallel=tensor_parallel)
+    placed = place(spec, cluster(num_nodes))
+    assert placed.layouts["engines"].bundles == tuple(range(num_engines))
+    of_policy = on_nodes(placed, "policy")
+    for node, devices in zip(
+        on_nodes(placed, "engines"), devices_of(placed)["engines"], strict=True
+    ):
+        assert len(devices) == tensor_parallel
+        assert {of_policy[device] for device in devices} == {node}
+
+
+def test_half_of_two_nodes_generates_and_half_trains() -> None:
+    spec = run(mode="disaggregated", trainer_ranks=8, num_engines=2, tensor_parallel=4)
+    placed = place(spec, cluster(2))
+    assert placed.transport is Transport.NCCL
+    assert sorted(on_nodes(placed, "engines") + on_nodes(placed, "policy")) == (
+        ["node0"] * 2 + ["node1"] * 8
+    )
+    assert devices_of(placed)["engines"] == (tuple(range(8, 12)), tuple(range(12, 16)))
 
 
 def test_own_devices_are_bundles_of_their_own() -> None:

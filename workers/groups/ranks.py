@@ -4,7 +4,7 @@
 # pyright: reportGeneralTypeIssues=false
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, TypeVarTuple
 
@@ -166,6 +166,10 @@ def _process_group(rank: Any) -> "ProcessGroup":
 class TrainerGroup(RankGroup[TrainerT]):
     """All ranks of a trainer; see `rlstack.protocols.Trained` for what is said in common."""
 
+    take_devices: Callable[[], Awaitable[Any]] | None = None
+    """Where engines take turns on the ranks' devices: has them leave, and brings the ranks' state
+    back, which is read and written there alone."""
+
     async def start(self) -> None:
         """Let the ranks find each other and load the model."""
         await self.join(_process_group)
@@ -193,10 +197,12 @@ class TrainerGroup(RankGroup[TrainerT]):
         Raises:
             CheckpointError: if a rank has written elsewhere.
         """
+        await self._on_devices()
         await check_seen(await self.each(lambda rank: rank.save(directory)))
 
     async def load(self, directory: Path) -> None:
         """Restore what `save` wrote, exactly."""
+        await self._on_devices()
         await self.call(lambda rank: rank.load(directory))
 
     async def export(self, directory: Path) -> None:
@@ -205,6 +211,7 @@ class TrainerGroup(RankGroup[TrainerT]):
         Raises:
             CheckpointError: if the rank that writes has written elsewhere.
         """
+        await self._on_devices()
         await self.call(lambda rank: rank.export(directory))
         await check_seen([await self.call_one(self.ranks[0], lambda _: written_below(directory))])
 
@@ -213,11 +220,17 @@ class TrainerGroup(RankGroup[TrainerT]):
 
         The optimizer is reset too. Engines must be sent the weights anew.
         """
+        await self._on_devices()
         await self.call(lambda rank: rank.merge_adapters())
 
     async def reset_optimizer(self) -> None:
         """Forget the moments of the gradients; the learning rate goes on as scheduled."""
+        await self._on_devices()
         await self.call(lambda rank: rank.reset_optimizer())
+
+    async def _on_devices(self) -> None:
+        if self.take_devices is not None:
+            await self.take_devices()
 
     async def visible_devices(self) -> list[str]:
         """The GPU of each rank, as CUDA_VISIBLE_DEVICES names it on its node."""

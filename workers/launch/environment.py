@@ -42,7 +42,8 @@ def engine_environment(spec: EngineSpec, *, threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
-        # The actor's own loop steps the engine; see `workers.engine.step_loop`.
+        # The actor's own loop steps the engine; see `workers.engine.step_loop`. Between processes
+        # vLLM would send msgpack, which refuses handles of GPU memory.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
     if not spec.rollout.compile:

@@ -13,6 +13,7 @@ import ray
 from rlstack.planning.phases import DeviceState
 from rlstack.planning.placement import Placement, needed_cpus, place
 from rlstack.planning.spec import RunSpec
+from rlstack.types import Phase
 from workers.groups.engines import EngineGroup
 from workers.groups.ranks import (
     BaseOfPolicy,
@@ -138,5 +139,8 @@ async def _reallocator(
             engines_awake=True,
         ),
     )
+    if placement.time_shared:
+        for group in resident:
+            group.take_devices = lambda: reallocator.enter(Phase.TRAIN, version=reallocator.version)
     await reallocator.connect()
     return reallocator

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.actor import ActorHandle
 
-from rlstack.planning.layouts import RoleName
+from rlstack.planning.layouts import Layout, RoleName
 from rlstack.planning.spec import FrozenRole, RewardModelRole, RunSpec, TrainedRole
 from workers import actors as make
 from workers.actors import RankActor
@@ -50,6 +50,7 @@ class RankStarter:
             device=self._placement.device,
             data_parallel=layout.data_parallel,
             threads=self._placement.threads["reference"],
+            is_guest=self._is_guest(layout),
         )
         sharded = layout.zero_stage == 3
         ranks = self._ranks("reference", make.reference, spec)
@@ -63,6 +64,7 @@ class RankStarter:
             device=self._placement.device,
             data_parallel=layout.data_parallel,
             threads=self._placement.threads["reward_model"],
+            is_guest=self._is_guest(layout),
         )
         sharded = layout.zero_stage == 3
         ranks = self._ranks("reward_model", make.reward_model, spec)
@@ -96,6 +98,9 @@ class RankStarter:
             )
             for rank in range(spec.world_size)
         ]
+
+    def _is_guest(self, layout: Layout) -> bool:
+        return layout.with_policy and self._placement.device == "gpu"
 
     def _named(self, name: RoleName) -> dict[str, Any]:
         """What every group is given beside its ranks."""

@@ -15,10 +15,15 @@ def deepspeed_config(model: ModelConfig, trainer: TrainerConfig) -> dict[str, An
     zero = _zero(trainer.zero_stage, offload_parameters=trainer.offload_parameters)
     if trainer.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    # Without ZeRO DeepSpeed adds gradients up in the weights' dtype alone.
+    sums = {"grad_accum_dtype": "fp32"} if trainer.zero_stage > 0 else {}
     return _common(model.dtype, zero) | {
+        # In bf16 the sum over micro-batches and ranks would lose what single ones add to it.
+        "data_types": sums,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": trainer.max_grad_norm,
-        # torch's AdamW has no kernel to compile and is the same on CPU and GPU.
+        # torch's AdamW is the same on CPU and GPU, and one kernel on each that is there already:
+        # DeepSpeed's own are compiled where the run is, by nvcc, or by C++ for host memory.
         "optimizer": {
             "type": "AdamW",
             "params": {
@@ -26,6 +31,7 @@ def deepspeed_config(model: ModelConfig, trainer: TrainerConfig) -> dict[str, An
                 "betas": list(trainer.betas),
                 "weight_decay": trainer.weight_decay,
                 "torch_adam": True,
+                "fused": True,
             },
         },
         # AdamW of torch is not one of the optimizers DeepSpeed vouches for under offload.

@@ -127,6 +127,7 @@ class PolicyRank(TrainerRank):
     def send_weights(self) -> SendReport:
         """Put the current weights into every engine; called on every rank at the same time."""
         assert self.sender is not None, "connect comes first"
+        self.check_on_device()
         return self.sender.send()
 
     def move_reference(self, reference: list[ActorHandle], *, mix: float) -> None:

@@ -16,6 +16,7 @@ from workers.models.heads import TokenLogprobs, batch_values, token_values
 from workers.models.pretrained import load_causal_model
 from workers.models.shard_writer import write_weights
 from workers.models.zero import gathered
+from workers.ranks.device_memory import Guest, tensors_of_module
 from workers.specs import ReferenceSpec
 
 
@@ -33,14 +34,21 @@ class ReferenceRank:
         self.model = load_causal_model(self.spec.role.model, device=self.device).eval()
         chunk_tokens = self.spec.role.logprob_chunk_tokens
         self.module = TokenLogprobs(self.model, chunk_tokens=chunk_tokens).requires_grad_(False)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Put the model onto its device, or beside it."""
+        self.module.to(self.device)
+        self.guest = Guest(
+            lambda: tensors_of_module(self.module),
+            device=self.device,
+            is_guest=self.spec.is_guest,
+        )
 
     def logprobs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """This rank's row indices (int64 [N]) and their logprobs (float32 [N, T])."""
-        # A GPU is shared with a trainer rank: the reference visits it for the call only.
-        self.module.to(self.device)
-        result = self._logprobs(self.module, batch)
-        self.module.to("cpu")
-        return result
+        with self.guest.present():
+            return self._logprobs(self.module, batch)
 
     def _logprobs(self, module: nn.Module, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         # The plan has as many micro-batches for every rank: a sharded module needs all at once.
@@ -61,13 +69,14 @@ class ReferenceRank:
     def mix_in(self, policy: Mapping[str, Tensor], *, alpha: float) -> None:
         """Move the weights of these names towards the policy's; see `mix`."""
         own = {name: self.model.get_parameter(name) for name in policy}
-        with gathered(list(own.values()), write=True):
+        with self.guest.present(changes=True), gathered(list(own.values()), write=True):
             for name, weight in own.items():
                 weight.copy_(mix(weight, policy[name].to(weight.device), alpha=alpha))
 
     def save(self, directory: Path) -> None:
         """Write the weights by name; rank 0 does."""
-        write_weights(self.model, directory, writes=self.mesh.rank == 0)
+        with self.guest.present():
+            write_weights(self.model, directory, writes=self.mesh.rank == 0)
 
     def load(self, directory: Path) -> None:
         """Take back what `save` wrote.
@@ -76,12 +85,13 @@ class ReferenceRank:
             CheckpointError: if it is not there, or is that of another model.
         """
         own, found = dict(self.model.named_parameters()), set[str]()
-        for file in sorted(directory.glob("*.safetensors")):
-            with safe_open(file, framework="pt") as tensors:
-                for name in sorted(own.keys() & tensors.keys()):
-                    with gathered([own[name]], write=True):
-                        own[name].copy_(tensors.get_tensor(name))
-                    found.add(name)
+        with self.guest.present(changes=True):
+            for file in sorted(directory.glob("*.safetensors")):
+                with safe_open(file, framework="pt") as tensors:
+                    for name in sorted(own.keys() & tensors.keys()):
+                        with gathered([own[name]], write=True):
+                            own[name].copy_(tensors.get_tensor(name))
+                        found.add(name)
         if missing := own.keys() - found:
             raise CheckpointError(
                 f"{directory}: {len(missing)} of {len(own)} weights of the reference are missing, "

@@ -4,6 +4,7 @@
 # pyright: reportPrivateImportUsage=false
 
 import os
+from contextlib import nullcontext
 
 import deepspeed
 import ray
@@ -11,6 +12,7 @@ import torch
 from torch.distributed import TCPStore
 
 from rlstack.planning.mesh import Mesh
+from workers.transfer.gloo_errors import gloo_explained
 
 
 class ProcessGroup:
@@ -29,7 +31,11 @@ class ProcessGroup:
         return address, self.store.port
 
     def join(self, *, address: str, port: int) -> None:
-        """Wait until all ranks are there; DeepSpeed is ready then."""
+        """Wait until all ranks are there; DeepSpeed is ready then.
+
+        Raises:
+            WorkerError: if they do not reach each other, on CPUs.
+        """
         os.environ |= {
             "RANK": str(self.rank),
             "LOCAL_RANK": "0",
@@ -40,9 +46,10 @@ class ProcessGroup:
         if self.rank != 0:
             self.store = TCPStore(address, port, self.world_size, False)
         backend = "gloo" if self.device == "cpu" else "nccl"
-        torch.distributed.init_process_group(
-            backend, store=self.store, rank=self.rank, world_size=self.world_size
-        )
+        with gloo_explained() if backend == "gloo" else nullcontext():
+            torch.distributed.init_process_group(
+                backend, store=self.store, rank=self.rank, world_size=self.world_size
+            )
         if self.device == "cpu":
             # DeepSpeed would compile C++ here, half a minute the first time, for inference only.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -8,6 +8,7 @@ It holds the ensemble, or under ZeRO-3 a share of it. The models and their batch
 # pyright: reportPrivateImportUsage=false
 
 from collections.abc import Sequence
+from itertools import chain
 
 import deepspeed
 import numpy as np
@@ -17,6 +18,7 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from rewards.models.sequence_scorer import SequenceScorer
 from workers.ranks.deepspeed_config import frozen_config
+from workers.ranks.device_memory import Guest, tensors_of_engine, tensors_of_module
 from workers.ranks.rendezvous import ProcessGroup
 from workers.specs import RewardModelSpec
 
@@ -36,21 +38,32 @@ class RewardModelRank:
             RewardError: if a checkpoint cannot serve.
         """
         torch.set_num_threads(self.spec.threads)
+        self.device = torch.device("cpu" if self.spec.device == "cpu" else "cuda:0")
         self.models = [
             SequenceScorer(
                 checkpoint,
                 max_tokens=self.spec.role.max_tokens,
                 max_tokens_per_batch=self.spec.role.max_tokens_per_batch,
                 special_tokens=self.spec.role.special_tokens,
-                device="cpu" if self.spec.device == "cpu" else "cuda:0",
+                device=str(self.device),
                 dtype=self.spec.role.dtype,
             )
             for checkpoint in self.spec.role.checkpoints
         ]
+        self._settle()
+
+    def _settle(self) -> None:
+        """Leave the models on the device, or beside it."""
+        self.guest = Guest(
+            lambda: chain.from_iterable(tensors_of_module(model.model) for model in self.models),
+            device=self.device,
+            is_guest=self.spec.is_guest,
+        )
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float64]:
         """Raw scores, float64 [M, N], of M models and N responses."""
-        scores = [model.score(model.token_ids(prompts, responses)) for model in self.models]
+        with self.guest.present():
+            scores = [model.score(model.token_ids(prompts, responses)) for model in self.models]
         return np.array(scores).reshape(len(self.models), len(responses))
 
 
@@ -60,6 +73,7 @@ class ShardedRewardModelRank(RewardModelRank):
     def __init__(self, spec: RewardModelSpec, *, rank: int) -> None:
         super().__init__(spec, rank=rank)
         self.process_group = ProcessGroup(mesh=self.mesh, device=spec.device)
+        self._config = frozen_config(spec.role.dtype)
 
     def start(self) -> None:
         """Load a share of the models, once all ranks have joined.
@@ -67,18 +81,24 @@ class ShardedRewardModelRank(RewardModelRank):
         Raises:
             RewardError: if a checkpoint cannot serve.
         """
-        config = frozen_config(self.spec.role.dtype)
         # Must outlive loading: from_pretrained shards each weight as it is read.
-        self._zero3_loading = HfDeepSpeedConfig(config)
+        self._zero3_loading = HfDeepSpeedConfig(self._config)
         super().start()
+
+    def _settle(self) -> None:
         for model in self.models:
             model.share_model(
-                lambda module: deepspeed.initialize(model=module, config=config)[0],
+                lambda module: deepspeed.initialize(model=module, config=self._config)[0],
                 self._most_passes,
             )
+        self.guest = Guest(
+            lambda: chain.from_iterable(tensors_of_engine(model.model) for model in self.models),
+            device=self.device,
+            is_guest=self.spec.is_guest,
+        )
 
     def _most_passes(self, own: int) -> int:
         """Of any rank: in each they gather the parameters together."""
-        most = torch.tensor(own, device="cpu" if self.spec.device == "cpu" else "cuda:0")
+        most = torch.tensor(own, device=self.device)
         torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
         return int(most)

@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 import deepspeed
 import numpy as np
 import torch
-from deepspeed.runtime.zero.offload_config import OffloadDeviceEnum
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
@@ -34,6 +33,7 @@ from workers.models import lora
 from workers.models.preflight import load_tokenizer
 from workers.models.shard_writer import write_weights
 from workers.ranks.deepspeed_config import deepspeed_config
+from workers.ranks.device_memory import DeviceMemory, tensors_of_engine
 from workers.ranks.recorded_checkpoints import RecordedCheckpoints
 from workers.ranks.rendezvous import ProcessGroup
 from workers.specs import Measured, TrainerSpec, WrittenFiles
@@ -87,6 +87,9 @@ class TrainerRank:
         )
         self.checkpoints = RecordedCheckpoints(self.engine._config)
         self.engine.checkpoint_engine = self.checkpoints
+        self.memory = DeviceMemory(lambda: tensors_of_engine(self.engine), device=self.device)
+        # Before DeepSpeed's hooks, which would gather what is not there.
+        module.register_forward_pre_hook(lambda *_: self.check_on_device(), prepend=True)
 
     def build(self) -> nn.Module:
         """Load `self.model`; the module around it whose output is trained on."""
@@ -245,12 +248,20 @@ class TrainerRank:
 
     def offload(self) -> None:
         """Move parameters, gradients and optimizer state to host memory."""
-        self.engine.offload_states(device=OffloadDeviceEnum.cpu)
-        torch.cuda.empty_cache()
+        self.memory.leave()
 
     def reload(self) -> None:
         """Undo `offload`."""
-        self.engine.reload_states()
+        self.memory.come_back()
+
+    def check_on_device(self) -> None:
+        """Whoever reads or writes what was offloaded would read nothing, or end the process.
+
+        Raises:
+            RuntimeError: if it was offloaded.
+        """
+        if self.memory.is_left:
+            raise RuntimeError(f"the {self.role}'s state is in host memory; reload it first")
 
     # --- disk
 
@@ -259,6 +270,7 @@ class TrainerRank:
 
         Returns what this rank wrote of it.
         """
+        self.check_on_device()
         client_state = {
             "num_updates": self.num_updates,
             "num_merges": self.num_merges,
@@ -281,6 +293,7 @@ class TrainerRank:
         Raises:
             CheckpointError: if the files are missing or were written by another layout.
         """
+        self.check_on_device()
         path, client_state = self.engine.load_checkpoint(
             str(directory), tag="state", load_module_strict=self.spec.trainer.lora is None
         )
@@ -307,6 +320,7 @@ class TrainerRank:
         Adapters are merged into its weights. Unmerged they are written too, for peft, to the folder
         `adapter`, as long as they are on the model that training began with.
         """
+        self.check_on_device()
         write_weights(self.model, directory, writes=self.mesh.rank == 0)
         if self.mesh.rank == 0:
             self.model.config.save_pretrained(directory)

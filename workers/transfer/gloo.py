@@ -15,6 +15,7 @@ from vllm.distributed.weight_transfer.base import TrainerInitInfo, WeightTransfe
 
 from rlstack.planning.phases import Transport
 from workers.transfer.buckets import BucketInfo, ReloadingEngine, SendingEngine, Slot, lay_out, view
+from workers.transfer.gloo_errors import gloo_explained
 
 TIMEOUT = timedelta(minutes=5)
 
@@ -40,7 +41,8 @@ class GlooEngine(ReloadingEngine[GlooInit]):
             init_info.host, init_info.port, init_info.world_size, False, timeout=TIMEOUT
         )
         rank = init_info.rank_offset + self.parallel_config.rank
-        self.group = ProcessGroupGloo(store, rank, init_info.world_size, TIMEOUT)
+        with gloo_explained():
+            self.group = ProcessGroupGloo(store, rank, init_info.world_size, TIMEOUT)
 
     def receive_weights(self, update_info: BucketInfo) -> None:
         assert self.group is not None
@@ -79,7 +81,8 @@ class GlooTrainerEngine(SendingEngine[GlooTrainerInit]):
         )
         with ThreadPoolExecutor(max_workers=1) as executor:
             ready = executor.submit(self.client.init_weight_transfer_engine, asdict(worker_info))
-            self.group = ProcessGroupGloo(store, 0, world_size, TIMEOUT)
+            with gloo_explained():
+                self.group = ProcessGroupGloo(store, 0, world_size, TIMEOUT)
             ready.result()
 
     def send_bucket(self, bucket: list[tuple[str, Tensor]]) -> None:

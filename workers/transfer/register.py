@@ -1,4 +1,4 @@
-"""Makes our CPU transports known to vLLM."""
+"""Makes our transports known to vLLM, and what we put in the place of its own."""
 
 from vllm.distributed.weight_transfer.factory import (
     WeightTransferEngineFactory,
@@ -7,9 +7,14 @@ from vllm.distributed.weight_transfer.factory import (
 
 from rlstack.planning.phases import Transport
 from workers.transfer.gloo import GlooEngine, GlooTrainerEngine
+from workers.transfer.rejoining import RejoiningNCCLEngine
 from workers.transfer.shared_memory import SharedMemoryEngine, SharedMemoryTrainerEngine
 
-ENGINES = {Transport.SHARED_MEMORY: SharedMemoryEngine, Transport.GLOO: GlooEngine}
+ENGINES = {
+    Transport.SHARED_MEMORY: SharedMemoryEngine,
+    Transport.GLOO: GlooEngine,
+    Transport.NCCL: RejoiningNCCLEngine,
+}
 TRAINERS = {
     Transport.SHARED_MEMORY: SharedMemoryTrainerEngine,
     Transport.GLOO: GlooTrainerEngine,
@@ -19,8 +24,9 @@ TRAINERS = {
 def register() -> None:
     """Once per process; again does nothing."""
     for transport, engine in ENGINES.items():
-        if transport.value not in WeightTransferEngineFactory._registry:  # pyright: ignore
-            WeightTransferEngineFactory.register_engine(transport.value, engine)
+        # `nccl` stands there already, and registering twice is refused.
+        WeightTransferEngineFactory._registry.pop(transport.value, None)  # pyright: ignore
+        WeightTransferEngineFactory.register_engine(transport.value, engine)
     for transport, trainer in TRAINERS.items():
         if transport.value not in WeightTransferTrainerFactory._registry:  # pyright: ignore
             WeightTransferTrainerFactory.register_engine(transport.value, trainer)

@@ -6,12 +6,18 @@ Apart from `policy`, because its imports from vLLM take seconds that other train
 from typing import Any
 
 import ray
+import torch
 from ray.actor import ActorHandle
 from transformers import PreTrainedModel
-from vllm.distributed.weight_transfer.base import TrainerInitInfo, TrainerWeightTransferEngine
+from vllm.distributed.weight_transfer.base import (
+    TrainerInitInfo,
+    TrainerWeightTransferEngine,
+    WeightSource,
+)
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_BUFFER_SIZE_BYTES
 from vllm.utils.network_utils import get_open_port
 
 from rlstack.config.trainer import LoRAConfig
@@ -82,13 +88,14 @@ class WeightSender:
 
     def _open(self) -> None:
         transports.register()
+        source = self._source()
         self.transfer = WeightTransferTrainerFactory.trainer_init(
-            self._transfer_info(),
+            self._transfer_info(source),
             client=EngineClient(self.engines, workers_per_engine=self.workers_per_engine),
-            source=self._source(),
+            source=source,
         )
 
-    def _transfer_info(self) -> TrainerInitInfo:
+    def _transfer_info(self, source: DeepSpeedSource) -> TrainerInitInfo:
         rank = self.rank
         num_workers = len(self.engines) * self.workers_per_engine
         match self.transport:
@@ -98,7 +105,7 @@ class WeightSender:
                 host = ray.util.get_node_ip_address()
                 return GlooTrainerInit(rank=rank, num_workers=num_workers, host=host)
             case Transport.CUDA_IPC:
-                return IPCTrainerInitInfo(rank=rank, packed=True)
+                return ipc_info(source, rank=rank)
             case Transport.NCCL:
                 return NCCLTrainerInitInfo(
                     rank=rank,
@@ -136,3 +143,14 @@ class WeightSender:
             digests={name: digest(tensor) for name, tensor in tensors.items()},
             num_bytes=sum(tensor.nbytes for tensor in tensors.values()),
         )
+
+
+def ipc_info(source: WeightSource, *, rank: int) -> IPCTrainerInitInfo:
+    """Of a transfer through GPU memory, in pieces that the largest tensor fits into: vLLM refuses
+    one that is larger."""
+    largest = max(torch.Size(m.shape).numel() * m.dtype.itemsize for m in source.metadata())
+    return IPCTrainerInitInfo(
+        rank=rank,
+        packed=True,
+        packed_buffer_size_bytes=max(largest, DEFAULT_PACKED_BUFFER_SIZE_BYTES),
+    )
