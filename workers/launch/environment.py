@@ -45,7 +45,7 @@ def engine_environment(spec: EngineSpec, *, threads: int) -> dict[str, str]:
         # The actor's own loop steps the engine; see `workers.engine.step_loop`.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
-    if not spec.rollout.compile:
+    if not spec.compiled:
         # vLLM compiles small helpers even in eager mode: 6-20 s at the first request on CPU.
         environment["TORCH_COMPILE_DISABLE"] = "1"
     if spec.device == "cpu":
