@@ -27,6 +27,7 @@ from workers.launch.actors import Actors
 from workers.launch.cluster import describe, join
 from workers.launch.engines import load_engines, start_engines
 from workers.launch.ranks import RankStarter
+from workers.launch.vllm_build import check_vllm_build, installed_builds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +48,17 @@ async def launch(spec: RunSpec) -> AsyncIterator[WorkerGroups]:
     """Start the roles side by side; on leaving, end every process that was started.
 
     Raises:
-        PlacementError: if the cluster cannot be reached or does not hold the roles.
+        PlacementError: if the cluster cannot be reached or does not hold the roles, or vLLM is
+            built for another device.
     """
     join(spec.ray_address, cpus=ceil(needed_cpus(spec)))
     try:
-        async with started(place(spec, describe()), spec) as groups:
+        cluster = describe()
+        placement = place(spec, cluster)
+        if spec.rollout is not None:
+            only_here = len(cluster.nodes) == 1
+            check_vllm_build(placement.device, installed_builds(), only_here=only_here)
+        async with started(placement, spec) as groups:
             yield groups
     finally:
         ray.shutdown()
