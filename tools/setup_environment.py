@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ class Machine:
 
     free_gib: float
     has_compiler: bool
+    has_headers: bool
     has_ensurepip: bool
     has_installation: bool
 
@@ -67,6 +69,7 @@ def set_up(root: Path, *, stack: str) -> None:
     machine = Machine(
         free_gib=shutil.disk_usage(root).free / 2**30,
         has_compiler=any(map(shutil.which, COMPILERS)),
+        has_headers=Path(sysconfig.get_path("include"), "Python.h").is_file(),
         has_ensurepip=importlib.util.find_spec("ensurepip") is not None,
         has_installation=stamp.is_file(),
     )
@@ -121,6 +124,11 @@ def missing(machine: Machine, *, stack: str) -> list[str]:
         problems.append(
             f"no C++ compiler found (looked for {', '.join(COMPILERS)}); torch compiles small "
             "helpers when a model is compiled; install one: apt install g++"
+        )
+    if not machine.has_headers:
+        problems.append(
+            "Python's headers (Python.h) are missing; pycosat, which reasoning-gym needs, and "
+            "kernels for GPUs are compiled against them; install them: apt install python3-dev"
         )
     if machine.free_gib < NEEDED_GIB[stack] and not machine.has_installation:
         problems.append(

@@ -126,6 +126,12 @@ class EngineSpec:
     adapter_rank: int | None = None
     """Of the adapters that the engine is sent instead of weights."""
 
+    @property
+    def compiled(self) -> bool:
+        """Whether it compiles its model and records CUDA graphs."""
+        chosen = self.rollout.compile
+        return self.device == "gpu" if chosen == "auto" else chosen
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TokenRequest:

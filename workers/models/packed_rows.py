@@ -1,15 +1,12 @@
-"""Rows laid end to end without padding, and the attention that keeps them apart."""
+"""Rows laid end to end without padding."""
 
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from workers.progress import work
-
-PACKED_SDPA = "rlstack_packed_sdpa"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,54 +70,3 @@ def pack_scored(token_ids: Tensor, attention_mask: Tensor, *, pad_token_id: int)
     packed = pack(token_ids, attention_mask, torch.zeros_like(attention_mask))
     columns = torch.arange(token_ids.shape[1]) * (attention_mask & (token_ids != pad_token_id))
     return replace(packed, predictors=packed.boundaries[:-1].long() + columns.amax(dim=1))
-
-
-def packed_sdpa(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float,
-    cu_seq_lens_q: Tensor,
-    max_length_q: int,
-    sliding_window: int | None = None,
-    **_: object,
-) -> tuple[Tensor, None]:
-    """Causal attention within each packed row; query [1, H, L, D], key and value [1, H_kv, L, D].
-
-    Rows are padded for the attention product alone: its cost grows with rows x longest^2, where one
-    masked product over the whole pack would cost L^2. Padding sits to the right, where causal
-    attention never looks.
-    """
-    lengths = cu_seq_lens_q.diff().long()
-    num_rows = len(lengths)
-    row = torch.repeat_interleave(torch.arange(num_rows, device=query.device), lengths)
-    column = torch.arange(len(row), device=query.device) - cu_seq_lens_q.long()[row]
-
-    def pad(packed: Tensor) -> Tensor:
-        padded = packed.new_zeros(num_rows, max_length_q, packed.shape[1], packed.shape[3])
-        padded[row, column] = packed[0].transpose(0, 1)
-        return padded.transpose(1, 2)
-
-    window = None
-    if sliding_window is not None and sliding_window < max_length_q:
-        distance = torch.arange(max_length_q, device=query.device)
-        distance = distance.unsqueeze(1) - distance.unsqueeze(0)
-        window = (distance >= 0) & (distance < sliding_window)
-    padded_output = functional.scaled_dot_product_attention(
-        pad(query),
-        pad(key),
-        pad(value),
-        attn_mask=window,
-        is_causal=window is None,
-        scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return padded_output.transpose(1, 2)[row, column].unsqueeze(0), None
-
-
-def register_packed_sdpa() -> None:
-    """Make it known to transformers, once per process; again changes nothing."""
-    ALL_ATTENTION_FUNCTIONS.register(PACKED_SDPA, packed_sdpa)

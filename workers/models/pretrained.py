@@ -3,6 +3,9 @@
 # torch, peft and DeepSpeed are typed too loosely for these.
 # pyright: reportArgumentType=false, reportPrivateImportUsage=false
 
+import logging
+from functools import cache
+
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
@@ -10,8 +13,14 @@ from transformers.utils import is_flash_attn_2_available
 
 from rlstack.config.model import ModelConfig
 from rlstack.errors import ConfigError
-from workers.models.packed_rows import PACKED_SDPA, register_packed_sdpa
+from workers.models.packed_attention import (
+    AttentionKind,
+    attention_kind,
+    register_packed_attention,
+)
 from workers.models.preflight import check_model, check_scalar_model, load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 def load_causal_model(config: ModelConfig, *, device: torch.device) -> PreTrainedModel:
@@ -65,10 +74,27 @@ def load_scalar_model(
     return model, bool(missing)
 
 
-def _attention(config: ModelConfig, device: torch.device) -> str:
-    flash = device.type == "cuda" and config.dtype == "bfloat16" and is_flash_attn_2_available()
-    register_packed_sdpa()
-    return "flash_attention_2" if flash else PACKED_SDPA
+def _attention(config: ModelConfig, device: torch.device) -> AttentionKind:
+    register_packed_attention()
+    on_gpu = device.type == "cuda"
+    kind = attention_kind(
+        dtype=getattr(torch, config.dtype),
+        capability=torch.cuda.get_device_capability(device) if on_gpu else None,
+        flash_attn=is_flash_attn_2_available(),
+    )
+    _say_once(kind, config.dtype, device.type)
+    return kind
+
+
+@cache
+def _say_once(kind: AttentionKind, dtype: str, device_type: str) -> None:
+    logger.info("attention in %s on %s: %s", dtype, device_type, kind)
+    if kind == "rlstack_packed_sdpa" and device_type == "cuda":
+        logger.warning(
+            "attention pads rows to others of about their length: GPUs from Ampere on have kernels "
+            "that need not, for model.dtype=bfloat16; this one runs in %s",
+            dtype,
+        )
 
 
 def _without_dropout(model: PreTrainedModel) -> None:
