@@ -30,6 +30,7 @@ from rlstack.errors import (
     DataError,
     PlacementError,
     RegistrationError,
+    TrainingError,
     WeightSyncError,
     WorkerError,
 )
@@ -56,6 +57,7 @@ USER_ERRORS = (
     RegistrationError,
     PlacementError,
     CheckpointError,
+    TrainingError,
     WeightSyncError,
     WorkerError,
 )

@@ -41,6 +41,10 @@ class WorkerError(RuntimeError):
     """A worker process failed and could not be replaced."""
 
 
+class TrainingError(RuntimeError):
+    """Training was ended: its updates are skipped, or a metric is beyond a bound that stops it."""
+
+
 class EpisodeError(RuntimeError):
     """An environment raised, died or answered what is no turn; the text says which."""
 
