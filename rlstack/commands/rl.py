@@ -97,7 +97,8 @@ async def train_policy(
     trainers: dict[str, Trained] = {"policy": controller.roles.policy}
     if controller.roles.critic is not None:
         trainers["critic"] = controller.roles.critic
-    return await Loop(config, running, command="rl", trainers=trainers).run(
+    loop = Loop(config, running, command="rl", trainers=trainers, skipped=controller.skipped)
+    return await loop.run(
         RunPart(
             end=config.total_steps,
             step=steps.step,

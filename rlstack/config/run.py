@@ -18,11 +18,13 @@ from rlstack.config.checks import (
 from rlstack.config.critic import CriticConfig
 from rlstack.config.data import DataConfig
 from rlstack.config.environment import EnvironmentConfig, environment_problems
+from rlstack.config.faults import RLFaultsConfig
 from rlstack.config.model import ModelConfig
 from rlstack.config.placement import PlacementConfig
 from rlstack.config.reference import ReferenceConfig
 from rlstack.config.reward import RewardConfig
 from rlstack.config.rl_checks import (
+    bound_problems,
     critic_problems,
     group_problems,
     row_problems,
@@ -76,6 +78,7 @@ class RLConfig(RunSchema):
     reference: ReferenceConfig
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
+    faults: RLFaultsConfig
     tracking: TrackingConfig
 
     def problems(self) -> list[Problem]:
@@ -85,6 +88,7 @@ class RLConfig(RunSchema):
             *row_problems(self.algorithm, self.data, self.rollout, self.placement),
             *group_problems(self.algorithm, self.rollout),
             *critic_problems(self.algorithm, self.critic),
+            *bound_problems(self.faults, self.algorithm, self.critic),
             *placement_problems(self.placement),
             *self.reference.problems(self.placement),
             *_kl_problems(self),

@@ -27,6 +27,7 @@ from rlstack.algorithms.schedule import learning_rate_factor
 from rlstack.batch import Rows
 from rlstack.data.microbatches import plan_evaluation, plan_microbatches
 from rlstack.errors import CheckpointError
+from rlstack.faults import skipped_step
 from rlstack.metrics import Metrics, merge
 from rlstack.seeds import Domain, derived_seed
 from workers.models import lora
@@ -229,7 +230,7 @@ class TrainerRank:
         """How many updates were skipped, once for all ranks."""
         if self.mesh.rank != 0:
             return Metrics()
-        return Metrics(sums={f"{self.role}/skipped_updates": float(skipped)})
+        return skipped_step([self.role], num_updates=int(skipped))
 
     def _peak_memory_gib(self) -> float:
         if self.device.type == "cuda":
