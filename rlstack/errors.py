@@ -45,6 +45,14 @@ class TrainingError(RuntimeError):
     """Training was ended: its updates are skipped, or a metric is beyond a bound that stops it."""
 
 
+class EngineLostError(WorkerError):
+    """A rollout engine died during a call to all of them; its replacement has begun."""
+
+
+class RankDiedError(WorkerError):
+    """A rank of a role died or was stuck; the text says which, and what it said last."""
+
+
 class EpisodeError(RuntimeError):
     """An environment raised, died or answered what is no turn; the text says which."""
 

@@ -8,12 +8,15 @@ import importlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import ray
+
 from rlstack.quick_imports import quick_imports
 from rlstack.types import SamplingSettings
+from workers.progress import work
 from workers.specs import (
     Completion,
     EngineSpec,
-    EngineState,
+    Progress,
     ReferenceSpec,
     RewardModelSpec,
     TokenRequest,
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 
 ResultT = TypeVar("ResultT")
 
+WATCH = "watch"
+"""The concurrency group of what is answered while other calls are under way."""
+
 
 class RankActor:
     """One rank of any role as an actor; `workers.groups.ranks` says what it calls, and is typed."""
@@ -40,7 +46,12 @@ class RankActor:
 
     def call(self, function: Callable[..., ResultT], *arguments: Any) -> ResultT:
         """What `function` says of the rank."""
-        return function(self.rank, *arguments)
+        with work:
+            return function(self.rank, *arguments)
+
+    @ray.method(concurrency_group=WATCH)
+    def progress(self) -> Progress:
+        return work.progress()
 
 
 def policy(spec: TrainerSpec, *, rank: int) -> "PolicyRank":
@@ -105,41 +116,13 @@ class EngineActor:
         async for completions in self.engine.generate(requests, sampling):
             yield completions
 
-    async def turns(self, session: int) -> AsyncIterator[list[Completion]]:
-        async for completions in self.engine.turns(session):
-            yield completions
+    async def sample(self, request: TokenRequest, sampling: SamplingSettings) -> Completion:
+        return await self.engine.sample(request, sampling)
 
-    async def add_turn(
-        self, session: int, request: TokenRequest, sampling: SamplingSettings
-    ) -> None:
-        await self.engine.add_turn(session, request, sampling)
+    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What `function` says of the sampler, between two of its steps."""
+        return await self.engine.call(function, *arguments)
 
-    async def end_turns(self, session: int) -> None:
-        await self.engine.end_turns(session)
-
-    async def init_weight_transfer_engine(self, request: Any) -> None:
-        await self.engine.init_weight_transfer_engine(request)
-
-    async def start_weight_update(self) -> None:
-        await self.engine.start_weight_update()
-
-    async def update_weights(self, request: Any) -> None:
-        await self.engine.update_weights(request)
-
-    async def finish_weight_update(self) -> None:
-        await self.engine.finish_weight_update()
-
-    async def load_adapter(self, files: dict[str, bytes]) -> None:
-        await self.engine.load_adapter(files)
-
-    async def commit(self, version: int) -> EngineState:
-        return await self.engine.commit(version)
-
-    async def sleep(self) -> None:
-        await self.engine.sleep()
-
-    async def wake(self, tags: list[str]) -> None:
-        await self.engine.wake(tags)
-
-    async def shutdown(self) -> None:
-        await self.engine.shutdown()
+    @ray.method(concurrency_group=WATCH)
+    async def progress(self) -> Progress:
+        return self.engine.progress()

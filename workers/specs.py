@@ -130,7 +130,15 @@ class Completion:
     response_ids: NDArray[np.int64]
     logprobs: NDArray[np.float32]
     finish_reason: FinishReason
-    policy_version: int
+    policy_versions: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a process has come; one that is busy and does not count on is stuck."""
+
+    done: int
+    busy: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

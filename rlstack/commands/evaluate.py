@@ -41,6 +41,7 @@ async def _run(config: EvalConfig) -> Summary:
         max_prompt_tokens=config.data.max_prompt_tokens,
         max_response_tokens=max_response_tokens,
         ray_address=config.ray_address,
+        faults=config.faults,
     )
     async with started(
         config,

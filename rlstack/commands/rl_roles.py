@@ -42,6 +42,7 @@ def run_spec(config: RLConfig) -> RunSpec:
         max_prompt_tokens=config.data.max_prompt_tokens,
         max_response_tokens=longest,
         ray_address=config.ray_address,
+        faults=config.faults,
     )
 
 

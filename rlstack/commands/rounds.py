@@ -92,6 +92,7 @@ async def train(
         max_response_tokens=config.rollout.max_response_tokens,
         trained_temperature=1.0,
         ray_address=config.ray_address,
+        faults=config.faults,
     )
     async with started(
         config,

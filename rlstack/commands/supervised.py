@@ -82,6 +82,7 @@ async def run(training: SupervisedTraining[SampleT, BatchT]) -> Summary:
         policy=trained if training.role == "policy" else None,
         reward_trainer=trained if training.role == "reward_model" else None,
         ray_address=config.ray_address,
+        faults=config.faults,
     )
     async with started(
         config,

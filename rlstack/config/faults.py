@@ -1,18 +1,10 @@
-"""Group `faults`: what a run does when something goes wrong that it can survive."""
+"""Group `faults`: what a run does when a process dies or does not get on, or numbers go wrong."""
 
 from typing import Literal, get_args
 
 from pydantic import Field
 
 from rlstack.config.base import Frozen
-
-
-class FaultsConfig(Frozen):
-    """Of every command that trains."""
-
-    max_skipped_updates: int = Field(ge=1)
-    """Updates of a role in a row that may be skipped; with that many the run ends."""
-
 
 MeasuredBefore = Literal[
     "mismatch/logprob_difference_mean",
@@ -73,7 +65,28 @@ class Bound(Frozen):
         return None
 
 
-class RLFaultsConfig(FaultsConfig):
+class FaultsConfig(Frozen):
+    """Bounds after which a process counts as stuck, and how often one is replaced."""
+
+    max_restarts: int = Field(ge=0)
+    """How often engines are replaced, and how often the run is taken up from its newest checkpoint
+    after the death of another process, before it gives up."""
+    answer_s: float = Field(gt=0)
+    """Seconds within which every process answers a question that costs nothing."""
+    progress_s: float = Field(gt=0)
+    """Seconds within which a busy process gets on: a token, a micro-batch, a tensor."""
+    start_s: float = Field(gt=0)
+    """Seconds that a process may take to start and load its model."""
+
+
+class TrainingFaultsConfig(FaultsConfig):
+    """Of commands that train."""
+
+    max_skipped_updates: int = Field(ge=1)
+    """Updates of a role in a row that may be skipped; with that many the run ends."""
+
+
+class RLFaultsConfig(TrainingFaultsConfig):
     """Of `rlstack rl`."""
 
     bounds: tuple[Bound, ...]

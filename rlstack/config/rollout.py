@@ -23,8 +23,6 @@ class RolloutConfig(Frozen):
     """KV-cache memory of an engine on CPU, GiB per device."""
     gpu_memory_fraction: float = Field(gt=0, le=1)
     """Share of each GPU's memory an engine may hold."""
-    max_restarts: int = Field(ge=0)
-    """How often an engine that died is started again before the run gives up."""
 
     def sampling(self, *, temperature: float | None = None) -> SamplingSettings:
         """What the engines are told of each response; `temperature` in place of its own."""

@@ -18,7 +18,7 @@ from rlstack.config.checks import (
 from rlstack.config.critic import CriticConfig
 from rlstack.config.data import DataConfig
 from rlstack.config.environment import EnvironmentConfig, environment_problems
-from rlstack.config.faults import RLFaultsConfig
+from rlstack.config.faults import FaultsConfig, RLFaultsConfig
 from rlstack.config.model import ModelConfig
 from rlstack.config.placement import PlacementConfig
 from rlstack.config.reference import ReferenceConfig
@@ -64,7 +64,8 @@ class RLConfig(RunSchema):
     resume: str | None
     """Run directory to continue; its own configuration is used."""
     ray_address: str | None
-    """null: Ray is started inside this command; auto or host:port joins a cluster."""
+    """local: Ray is started inside this command; auto or host:port joins a cluster; null: as
+    RAY_ADDRESS says, or local."""
     algorithm: AlgorithmConfig
     model: ModelConfig
     data: DataConfig
@@ -128,6 +129,7 @@ class EvalConfig(RunSchema):
     seed: int = Field(ge=0)
     run_dir: str
     ray_address: str | None
+    faults: FaultsConfig
     model: ModelConfig
     """`path` may also be a run directory: its exported or latest policy is evaluated."""
     data: DataConfig

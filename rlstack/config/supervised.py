@@ -9,7 +9,7 @@ from rlstack.config.base import Frozen, Problem, RunSchema
 from rlstack.config.checkpoint import CheckpointConfig
 from rlstack.config.checks import nothing_to_train_on, trainer_problems
 from rlstack.config.data import DataConfig
-from rlstack.config.faults import FaultsConfig
+from rlstack.config.faults import TrainingFaultsConfig
 from rlstack.config.model import ModelConfig
 from rlstack.config.placement import PlacementConfig
 from rlstack.config.tracking import TrackingConfig
@@ -47,7 +47,7 @@ class SupervisedConfig(RunSchema):
     """A row with a longer response is a bad row."""
     evaluation: HeldOutConfig
     checkpoint: CheckpointConfig
-    faults: FaultsConfig
+    faults: TrainingFaultsConfig
     tracking: TrackingConfig
 
     def problems(self) -> list[Problem]:

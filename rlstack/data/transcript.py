@@ -20,7 +20,7 @@ class Transcript:
     _token_ids: list[NDArray[np.int64]] = field(default_factory=list[NDArray[np.int64]])
     _logprobs: list[NDArray[np.float32]] = field(default_factory=list[NDArray[np.float32]])
     _sampled: list[bool] = field(default_factory=list[bool])
-    _versions: list[int] = field(default_factory=list[int])
+    _versions: list[NDArray[np.int32]] = field(default_factory=list[NDArray[np.int32]])
 
     def add_action(
         self,
@@ -28,10 +28,10 @@ class Transcript:
         token_ids: NDArray[np.int64],
         logprobs: NDArray[np.float32],
         *,
-        policy_version: int,
+        policy_versions: NDArray[np.int32],
     ) -> None:
         """What the policy wrote: token_ids int64 [N], logprobs float32 [N], nats."""
-        self._append(token_ids, logprobs, sampled=True, version=policy_version)
+        self._append(token_ids, logprobs, policy_versions, sampled=True)
         self.turns.append(TurnRecord(action=text, end=self.length, answer=None))
 
     def add_answer(self, answer: Turn) -> None:
@@ -42,7 +42,8 @@ class Transcript:
     def add_observation(self, token_ids: NDArray[np.int64]) -> None:
         """What is shown to the policy before its next action: int64 [N]; not trained on."""
         nothing = np.zeros(len(token_ids), dtype=np.float32)
-        self._append(token_ids, nothing, sampled=False, version=self._versions[-1])
+        versions = np.repeat(self._versions[-1][-1:], len(token_ids))
+        self._append(token_ids, nothing, versions, sampled=False)
 
     def context(self) -> list[int]:
         """The prompt and everything after it, as the engine is given it."""
@@ -59,7 +60,7 @@ class Transcript:
             logprobs=np.concatenate([np.empty(0, dtype=np.float32), *self._logprobs]),
             loss_mask=np.repeat(np.array(self._sampled, dtype=np.bool_), sizes),
             finish_reason=finish_reason,
-            policy_versions=np.repeat(np.array(self._versions, dtype=np.int32), sizes),
+            policy_versions=np.concatenate([np.empty(0, dtype=np.int32), *self._versions]),
             turns=tuple(self.turns),
             error=error,
         )
@@ -68,14 +69,14 @@ class Transcript:
         self,
         token_ids: NDArray[np.int64],
         logprobs: NDArray[np.float32],
+        versions: NDArray[np.int32],
         *,
         sampled: bool,
-        version: int,
     ) -> None:
-        if len(token_ids) != len(logprobs):
-            raise ValueError("Transcript: expected one logprob per token")
+        if not len(token_ids) == len(logprobs) == len(versions):
+            raise ValueError("Transcript: expected one logprob and one version per token")
         self._token_ids.append(token_ids)
         self._logprobs.append(logprobs)
         self._sampled.append(sampled)
-        self._versions.append(version)
+        self._versions.append(versions)
         self.length += len(token_ids)

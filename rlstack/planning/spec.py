@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from rlstack.config.faults import FaultsConfig
 from rlstack.config.model import ModelConfig
 from rlstack.config.placement import PlacementConfig
 from rlstack.config.reference import ReferenceConfig
@@ -66,6 +67,7 @@ class RunSpec:
     trained_temperature: float | None = None
     """Of the trainers' logprobs; None: that of the rollouts, or 1 where there are none."""
     ray_address: str | None = None
+    faults: FaultsConfig
 
     @property
     def reference_in_policy(self) -> bool:

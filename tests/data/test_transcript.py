@@ -30,7 +30,8 @@ def test_tokens_are_only_ever_appended(pieces: list[tuple[list[int], list[int]]]
     expected: list[tuple[int, bool, float, int]] = []
     for number, (action, observation) in enumerate(pieces):
         logprobs = -np.arange(1, len(action) + 1, dtype=np.float32)
-        transcript.add_action(f"a{number}", np.array(action), logprobs, policy_version=number)
+        versions = np.full(len(action), number, dtype=np.int32)
+        transcript.add_action(f"a{number}", np.array(action), logprobs, policy_versions=versions)
         transcript.add_answer(Turn(observation=str(number), reward=number))
         expected += [(t, True, float(p), number) for t, p in zip(action, logprobs, strict=True)]
         assert transcript.turns[-1].end == transcript.length == len(expected)

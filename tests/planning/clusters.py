@@ -8,6 +8,7 @@ from rlstack.config.trainer import LoRAConfig
 from rlstack.planning.cluster import Cluster, Node
 from rlstack.planning.spec import RewardModelRole, RunSpec, TrainedRole
 from tests.workers.conftest import (
+    faults_config,
     frozen_role,
     model_config,
     placement_config,
@@ -59,6 +60,7 @@ def run(
     beside = {"critic": critic, "reference": reference, "reward_model": reward_model}
     places = {name: place for name, place in beside.items() if place is not None}
     return RunSpec(
+        faults=faults_config(),
         placement=placement_config(**{"device": "auto"} | places | placement),
         model=MODEL,
         seed=0,

@@ -13,6 +13,7 @@ import torch
 
 from rlstack.batch import TokenBatch
 from rlstack.config.environment import EnvironmentConfig
+from rlstack.config.faults import FaultsConfig
 from rlstack.config.model import ModelConfig
 from rlstack.config.placement import PlacementConfig
 from rlstack.config.reference import ReferenceConfig
@@ -69,7 +70,6 @@ def rollout_config(**changes: Any) -> RolloutConfig:
         "compile": False,
         "kv_cache_gib": 1,
         "gpu_memory_fraction": 0.4,
-        "max_restarts": 2,
     }
     return RolloutConfig.model_validate(values | changes)
 
@@ -92,6 +92,11 @@ def placement_config(**changes: Any) -> PlacementConfig:
 
 def model_config(path: Path) -> ModelConfig:
     return ModelConfig(path=str(path), dtype="float32", trust_remote_code=False)
+
+
+def faults_config(**changes: Any) -> FaultsConfig:
+    values = {"max_restarts": 2, "answer_s": 60.0, "progress_s": 120.0, "start_s": 300.0}
+    return FaultsConfig.model_validate(values | changes)
 
 
 def frozen_role(path: Path, *, zero_stage: int) -> FrozenRole:
@@ -120,6 +125,7 @@ def run_spec(
         rollout=rollout_config(),
         max_prompt_tokens=MAX_PROMPT_TOKENS,
         max_response_tokens=MAX_RESPONSE_TOKENS,
+        faults=faults_config(),
     )
 
 

@@ -1,7 +1,7 @@
 """An engine's actor handle that answers at once, for tests of order and bookkeeping only."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,7 +26,7 @@ def completion(
         response_ids=np.array(token_ids),
         logprobs=np.full(len(token_ids), -1.0, dtype=np.float32),
         finish_reason=reason,
-        policy_version=7,
+        policy_versions=np.full(len(token_ids), 7, dtype=np.int32),
     )
 
 
@@ -41,32 +41,19 @@ class FakeEngine:
     ) -> None:
         self.write = write
         self.holds = holds
-        self.held: list[TokenRequest] = []
-        self.arrivals: asyncio.Queue[Completion | Exception | None] = asyncio.Queue()
+        self.held: list[asyncio.Future[Completion]] = []
         self.dead = False
-        self.turns = SimpleNamespace(
-            options=lambda num_returns: SimpleNamespace(remote=self._turns)
-        )
-        self.add_turn = SimpleNamespace(remote=self._add_turn)
-        self.end_turns = SimpleNamespace(remote=self._end_turns)
+        self.sample = SimpleNamespace(remote=self._sample)
 
     def die(self) -> None:
         self.dead = True
-        self.arrivals.put_nowait(RayActorError())
+        for waiting in self.held:
+            waiting.set_exception(RayActorError())
 
-    async def _turns(self, _: int) -> AsyncIterator[Awaitable[list[Completion]]]:
-        while (item := await self.arrivals.get()) is not None:
-            if isinstance(item, Exception):
-                raise item
-            yield asyncio.sleep(0, [item])
-
-    async def _add_turn(self, _: int, request: TokenRequest, sampling: SamplingSettings) -> None:
+    async def _sample(self, request: TokenRequest, sampling: SamplingSettings) -> Completion:
         if self.dead:
             raise RayActorError
         if self.holds:
-            self.held.append(request)
-            return
-        self.arrivals.put_nowait(self.write(request, sampling))
-
-    async def _end_turns(self, _: int) -> None:
-        self.arrivals.put_nowait(None)
+            self.held.append(asyncio.get_running_loop().create_future())
+            return await self.held[-1]
+        return self.write(request, sampling)

@@ -5,6 +5,7 @@
 
 import ctypes
 import hashlib
+import multiprocessing
 import signal
 import sys
 from pathlib import Path
@@ -32,7 +33,8 @@ def die_with_parent() -> None:
 
 
 transports.register()
-die_with_parent()
+if multiprocessing.parent_process() is not None:  # a tensor-parallel worker, no actor
+    die_with_parent()
 
 
 class WeightExtension:
@@ -41,6 +43,8 @@ class WeightExtension:
     weight_transfer_engine: Any
     model_runner: Any
     add_lora: Any
+    finish_weight_update: Any
+    _weight_update_active: bool
 
     def received_digests(self) -> dict[str, int]:
         """Checksums of the tensors of the last update and of the adapter, as they arrived here.
@@ -50,6 +54,11 @@ class WeightExtension:
         weights: dict[str, int] = getattr(self.weight_transfer_engine, "received", {})
         adapter: dict[str, int] = getattr(self, "adapter_received", {})
         return weights | adapter
+
+    def end_weight_update(self) -> None:
+        """End an update that was left in the middle: layers that are half loaded stay so."""
+        if self._weight_update_active:
+            self.finish_weight_update()
 
     def load_adapter(self, folder: str, name: str, number: int) -> None:
         """Replace the adapter by that in `folder`."""

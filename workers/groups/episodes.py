@@ -24,7 +24,7 @@ from rlstack.types import (
 )
 from workers.environments.pool import EnvironmentPool, PlayedEpisode
 from workers.groups.engines import EngineGroup
-from workers.groups.turns import TurnSession
+from workers.specs import TokenRequest
 
 logger = logging.getLogger(__name__)
 
@@ -58,32 +58,30 @@ class EpisodeEngines:
         number_of = {key: number for number, key in enumerate(prompts)}
         finished: asyncio.Queue[tuple[int, Rollout] | Exception] = asyncio.Queue()
 
-        async def play(request: GenerationRequest, session: TurnSession) -> None:
+        async def play(request: GenerationRequest) -> None:
             engine = number_of[id(request.prompt)] % len(self._engines.engines)
             try:
-                rollout = await self._episode(request, sampling, session, engine=engine)
+                rollout = await self._episode(request, sampling, engine=engine)
                 finished.put_nowait((request.request_id, rollout))
             except Exception as error:  # noqa: BLE001 - raised below, in the caller's task
                 finished.put_nowait(error)
 
-        async with TurnSession(self._engines) as session:
-            tasks = [asyncio.create_task(play(request, session)) for request in requests]
-            try:
-                for _ in requests:
-                    item = await finished.get()
-                    if isinstance(item, Exception):
-                        raise item
-                    yield item
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = [asyncio.create_task(play(request)) for request in requests]
+        try:
+            for _ in requests:
+                item = await finished.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _episode(
         self,
         request: GenerationRequest,
         sampling: SamplingSettings,
-        session: TurnSession,
         *,
         engine: int,
     ) -> Rollout:
@@ -95,7 +93,7 @@ class EpisodeEngines:
             if playing.observation is not None:
                 transcript.prompt = self._renderer.opened(request.prompt, playing.observation)
             reason = await self._turns(
-                transcript, playing, sampling, session, seed=request.seed, engine=engine
+                transcript, playing, sampling, seed=request.seed, engine=engine
             )
         except EpisodeTimeoutError as error:
             return transcript.rollout(FinishReason.TIMEOUT, error=f"environment: {error}")
@@ -111,7 +109,6 @@ class EpisodeEngines:
         transcript: Transcript,
         playing: PlayedEpisode,
         sampling: SamplingSettings,
-        session: TurnSession,
         *,
         seed: int,
         engine: int,
@@ -120,17 +117,18 @@ class EpisodeEngines:
         history: list[Message] = list(transcript.prompt.messages)
         limit = sampling.max_response_tokens
         while True:
-            completion = await session.sample(
-                transcript.context(),
-                replace(sampling, max_response_tokens=limit - transcript.length),
+            turn = TokenRequest(
+                request_id=0,
+                token_ids=transcript.context(),
                 seed=_turn_seed(seed, len(transcript.turns)),
-                engine=engine,
             )
+            left = replace(sampling, max_response_tokens=limit - transcript.length)
+            completion = await self._engines.sample(turn, left, prefer=engine)
             transcript.add_action(
                 completion.text,
                 completion.response_ids,
                 completion.logprobs,
-                policy_version=completion.policy_version,
+                policy_versions=completion.policy_versions,
             )
             if completion.finish_reason is FinishReason.LENGTH:
                 return FinishReason.LENGTH

@@ -1,37 +1,37 @@
 """The actors of one run, in the bundles that its placement reserves."""
 
 import asyncio
-from contextlib import suppress
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from rlstack.config.faults import FaultsConfig
 from rlstack.errors import PlacementError
 from rlstack.planning.cluster import Bundle
 from rlstack.planning.layouts import RoleName
 from rlstack.planning.placement import Placement
+from workers.actors import WATCH
 from workers.launch.environment import shared_gpus
+from workers.launch.watch import Watch
 
 RESERVE_TIMEOUT_S = 120.0
-SHUTDOWN_TIMEOUT_S = 20.0
 
 
 class Actors:
     """Reserves the bundles of a placement, starts actors in them and ends them all."""
 
-    def __init__(self, placement: Placement) -> None:
+    def __init__(self, placement: Placement, faults: FaultsConfig) -> None:
         self.placement = placement
+        self.watch = Watch(faults)
         self.policy_gpus: list[str] = []
         """Of each policy rank, as CUDA_VISIBLE_DEVICES names it on its node."""
         self._reservation = placement_group(
             [_resources(bundle) for bundle in placement.bundles], strategy="PACK"
         )
         self._started: list[ActorHandle] = []
-        self._engines: list[ActorHandle] = []
 
     async def reserve(self) -> None:
         """Wait for the resources.
@@ -63,7 +63,9 @@ class Actors:
         devices = layout.devices[index]
         if layout.with_policy and devices:
             environment = environment | shared_gpus([self.policy_gpus[i] for i in devices])
-        options: Any = ray.remote(actor).options(
+        # The group answers the watch while other calls are under way.
+        remote: Any = ray.remote  # Ray does not type this option
+        options = remote(concurrency_groups={WATCH: 1})(actor).options(
             num_cpus=layout.cpus,
             num_gpus=0 if layout.with_policy else len(devices),
             scheduling_strategy=PlacementGroupSchedulingStrategy(
@@ -74,16 +76,20 @@ class Actors:
         )
         handle: ActorHandle = options.remote(*arguments, **named)
         self._started.append(handle)
-        if role == "engines":
-            self._engines.append(handle)
+        self.watch.add(f"{role} {index}", handle)
         return handle
+
+    def end(self, actor: ActorHandle) -> None:
+        """End one actor, dead or alive; its place is free for another."""
+        self.watch.leave(actor)
+        if actor in self._started:
+            self._started.remove(actor)
+            ray.kill(actor)
 
     def stop(self) -> None:
         """End every actor and give the resources back."""
-        # A killed actor cannot end the processes that vLLM has started for it.
-        for ending in [engine.shutdown.remote() for engine in self._engines]:
-            with suppress(RayActorError, RayTaskError, GetTimeoutError):  # dead already, or stuck
-                ray.get(ending, timeout=SHUTDOWN_TIMEOUT_S)
+        self.watch.stop()
+        # What an actor has started dies with it: see `workers.engine.vllm_extension`.
         for actor in self._started:
             ray.kill(actor)
         remove_placement_group(self._reservation)

@@ -15,7 +15,8 @@ from workers.launch.actors import Actors
 from workers.launch.environment import engine_environment
 from workers.specs import EngineSpec
 
-MAX_CONCURRENT_CALLS = 64
+MAX_CONCURRENT_CALLS = 100_000
+"""A turn of an episode is one, and all episodes are under way at once."""
 
 
 def start_engines(actors: Actors, spec: RunSpec, rollout: RolloutConfig) -> EngineGroup:
@@ -44,15 +45,20 @@ def start_engines(actors: Actors, spec: RunSpec, rollout: RolloutConfig) -> Engi
             max_concurrency=MAX_CONCURRENT_CALLS,
         )
 
-    async def replace(index: int) -> ActorHandle:
+    async def replace(index: int, old: ActorHandle) -> ActorHandle:
+        actors.end(old)
         actor = start(index)
-        await actor.start.remote()
+        try:
+            await actor.start.remote()
+        except BaseException:
+            actors.end(actor)
+            raise
         return actor
 
     return EngineGroup(
         [start(index) for index in range(layout.data_parallel)],
-        start_engine=replace,
-        max_restarts=rollout.max_restarts,
+        replace=replace,
+        max_restarts=spec.faults.max_restarts,
     )
 
 

@@ -42,6 +42,8 @@ def engine_environment(spec: EngineSpec, *, threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
+        # The actor's own loop steps the engine; see `workers.engine.step_loop`.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
     if not spec.rollout.compile:
         # vLLM compiles small helpers even in eager mode: 6-20 s at the first request on CPU.
@@ -52,7 +54,4 @@ def engine_environment(spec: EngineSpec, *, threads: int) -> dict[str, str]:
             # Cores are shared out by Ray; vLLM's own binding would pin every engine to the same.
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         }
-        if spec.tensor_parallel == 1:
-            # Model runner and scheduler in one process instead of two: less to import at start.
-            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return environment

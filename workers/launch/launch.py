@@ -64,7 +64,7 @@ async def started(placement: Placement, spec: RunSpec) -> AsyncIterator[WorkerGr
     Raises:
         PlacementError: if others hold the resources.
     """
-    actors = Actors(placement)
+    actors = Actors(placement, spec.faults)
     try:
         await actors.reserve()
         yield await _start(actors, spec)

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from workers.progress import work
+
 PACKED_SDPA = "rlstack_packed_sdpa"
 
 
@@ -44,6 +46,7 @@ def pack(token_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor) -> Packed
     Raises:
         ValueError: if the first token of a row is a loss token (nothing predicts it).
     """
+    work.advance()  # with every forward pass
     if bool(loss_mask[:, 0].any()):
         raise ValueError("pack: the first token of a row cannot be a loss token")
     lengths = attention_mask.sum(dim=1)

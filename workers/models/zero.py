@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import deepspeed
 from torch import Tensor
 
+from workers.progress import work
+
 
 @contextmanager
 def gathered(parameters: Sequence[Tensor], *, write: bool = False) -> Iterator[None]:
@@ -17,3 +19,4 @@ def gathered(parameters: Sequence[Tensor], *, write: bool = False) -> Iterator[N
     rank = 0 if write else None
     with deepspeed.zero.GatheredParameters(sharded, modifier_rank=rank, enabled=bool(sharded)):
         yield
+    work.advance()

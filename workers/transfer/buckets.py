@@ -24,10 +24,8 @@ from vllm.distributed.weight_transfer.base import (
     WeightSource,
     WeightTransferEngine,
     WeightTransferInitInfo,
-    WeightTransferInitRequest,
     WeightTransferUpdateInfo,
     WeightTransferUpdatePayload,
-    WeightTransferUpdateRequest,
 )
 from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
@@ -65,24 +63,25 @@ class EngineClient:
             info = dict(init_info)
             if "rank_offset" in info:
                 info["rank_offset"] += index * self.workers_per_engine
-            calls.append(
-                engine.init_weight_transfer_engine.remote(WeightTransferInitRequest(init_info=info))
-            )
+            calls.append(engine.call.remote(lambda s, i: s.init_weight_transfer_engine(i), info))
         ray.get(calls)
 
     def start_weight_update(self) -> None:
         """See vLLM."""
-        ray.get([engine.start_weight_update.remote() for engine in self.engines])
+        ray.get([engine.call.remote(lambda s: s.start_weight_update()) for engine in self.engines])
 
     def update_weights(self, update_info: WeightTransferUpdatePayload) -> None:
         """See vLLM."""
-        request = WeightTransferUpdateRequest(update_info=update_info)
-        ray.get([engine.update_weights.remote(request) for engine in self.engines])
+        calls = [
+            engine.call.remote(lambda s, info: s.update_weights(info), update_info)
+            for engine in self.engines
+        ]
+        ray.get(calls)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """See vLLM; the version is set by the reallocator, which also verifies it."""
         assert weight_version is None
-        ray.get([engine.finish_weight_update.remote() for engine in self.engines])
+        ray.get([engine.call.remote(lambda s: s.finish_weight_update()) for engine in self.engines])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

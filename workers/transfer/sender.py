@@ -128,7 +128,10 @@ class WeightSender:
         if self.rank != 0:
             return SendReport(digests={}, num_bytes=0)
         files = ray.put(adapter_files(self.model, tensors))
-        ray.get([engine.load_adapter.remote(files) for engine in self.engines])
+        load = [
+            engine.call.remote(lambda s, f: s.load_adapter(f), files) for engine in self.engines
+        ]
+        ray.get(load)
         return SendReport(
             digests={name: digest(tensor) for name, tensor in tensors.items()},
             num_bytes=sum(tensor.nbytes for tensor in tensors.values()),

@@ -114,7 +114,7 @@ def request(index: int, *, answer: str | None = None) -> GenerationRequest:
 
 def episode_engines(pool: EnvironmentPool, script: Script) -> EpisodeEngines:
     handles: Any = [FakeEngine(write=script)]
-    group = EngineGroup(handles, start_engine=lambda _: pytest.fail("none dies"), max_restarts=0)
+    group = EngineGroup(handles, replace=lambda *_: pytest.fail("none dies"), max_restarts=0)
     renderer = TurnRenderer(TOKENIZER, max_prompt_tokens=100, max_observation_tokens=50)
     return EpisodeEngines(group, pool, renderer, max_turns=3)
 

@@ -13,9 +13,13 @@ from rlstack.config.placement import RolePlacement
 from rlstack.planning.layouts import RoleName
 from rlstack.planning.placement import place
 from tests.planning.clusters import run
+from tests.workers.conftest import faults_config
+from workers.actors import WATCH
 from workers.launch.actors import Actors
 from workers.launch.cluster import describe
 from workers.launch.environment import trainer_environment
+from workers.progress import work
+from workers.specs import Progress
 
 pytestmark = pytest.mark.real_stack
 
@@ -29,7 +33,9 @@ class Probe:
     def place(self) -> Place:
         return ray.get_runtime_context().get_node_id(), os.environ["CUDA_VISIBLE_DEVICES"]
 
-    def shutdown(self) -> None: ...
+    @ray.method(concurrency_group=WATCH)
+    def progress(self) -> Progress:
+        return work.progress()
 
 
 @pytest.fixture
@@ -52,7 +58,7 @@ def test_roles_that_share_gpus_see_the_same_ones_on_the_same_node() -> None:
     assert [node.cores for node in cluster.nodes] == [os.cpu_count(), 9]
     with_policy = RolePlacement(ranks=3, devices="policy")
     spec = run(critic=with_policy, trainer_ranks=4, num_engines=2, tensor_parallel=2)
-    actors = Actors(place(spec, cluster))
+    actors = Actors(place(spec, cluster), faults_config())
     environment = trainer_environment(device="gpu", threads=1)
 
     async def places(role: RoleName) -> list[Place]:

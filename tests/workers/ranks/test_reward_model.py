@@ -12,7 +12,7 @@ from transformers import Qwen2Config, Qwen2ForSequenceClassification
 from rewards.models.sequence_scorer import SequenceScorer
 from rlstack.planning.spec import RewardModelRole, RunSpec
 from tests.tiny_model import write_tiny_model
-from tests.workers.conftest import model_config, placement_config
+from tests.workers.conftest import faults_config, model_config, placement_config
 from workers.groups.reward_models import share_rows
 from workers.launch.launch import launch
 
@@ -56,6 +56,7 @@ def test_two_ranks_score_as_one_process_does(
         zero_stage=zero_stage,
     )
     spec = RunSpec(
+        faults=faults_config(),
         placement=placement_config(reward_model={"ranks": 2, "devices": "own"}),
         model=model_config(Path(checkpoints[0])),
         seed=0,

@@ -22,7 +22,7 @@ from rlstack.data.features import FeatureScale, feature_scale
 from rlstack.planning.spec import RunSpec, TrainedRole
 from rlstack.types import PreferencePair, RewardRequest
 from tests.tiny_model import write_tiny_model
-from tests.workers.conftest import model_config, placement_config, trainer_config
+from tests.workers.conftest import faults_config, model_config, placement_config, trainer_config
 from workers.groups.ranks import RewardTrainerGroup
 from workers.launch.launch import launch
 from workers.models.preflight import load_tokenizer
@@ -111,6 +111,7 @@ def running(
         tokenizer.save_pretrained(path)
     scale = feature_scale(make_pairs(path, count=50, seed=1, features=not plain))
     spec = RunSpec(
+        faults=faults_config(),
         placement=placement_config(),
         model=model_config(path),
         seed=0,

@@ -1,0 +1,74 @@
+"""Finds processes that are stuck and ends them, so that those who wait for them hear of a death."""
+
+import asyncio
+import logging
+import time
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+
+from rlstack.config.faults import FaultsConfig
+from workers.specs import Progress
+
+logger = logging.getLogger(__name__)
+
+INTERVALS = 8
+"""A process is asked so often within the shortest bound."""
+
+
+class Watch:
+    """Asks actors how far they have come; one that is stuck is killed.
+
+    A stuck process holds up whoever calls it for ever; a dead one raises RayActorError there.
+    """
+
+    def __init__(self, faults: FaultsConfig) -> None:
+        self._faults = faults
+        self._interval_s = min(faults.answer_s, faults.progress_s, 40.0) / INTERVALS
+        self._tasks: dict[ActorHandle, asyncio.Task[None]] = {}
+        self._reasons: dict[ActorHandle, str] = {}
+
+    def add(self, name: str, actor: ActorHandle) -> None:
+        """Watch `actor`, which has `progress`, until it dies or is left alone."""
+        self._tasks[actor] = asyncio.create_task(self._watch(name, actor))
+
+    def leave(self, actor: ActorHandle) -> None:
+        """Let `actor` alone."""
+        if task := self._tasks.pop(actor, None):
+            task.cancel()
+
+    def reason(self, actor: ActorHandle) -> str | None:
+        """Why it was killed here, if it was."""
+        return self._reasons.get(actor)
+
+    def stop(self) -> None:
+        """Leave all of them alone."""
+        for actor in list(self._tasks):
+            self.leave(actor)
+
+    async def _watch(self, name: str, actor: ActorHandle) -> None:
+        faults = self._faults
+        answer_s, done, since = faults.start_s, -1, time.monotonic()
+        while True:
+            try:
+                progress: Progress = await asyncio.wait_for(actor.progress.remote(), answer_s)
+            except TimeoutError:
+                self._kill(name, actor, f"it did not answer for {answer_s:g} s")
+                return
+            except RayActorError:
+                return
+            answer_s, now = faults.answer_s, time.monotonic()
+            if progress.done != done or not progress.busy:
+                done, since = progress.done, now
+            # What is done first is loading the model.
+            limit_s = faults.progress_s if done else faults.start_s
+            if now - since > limit_s:
+                self._kill(name, actor, f"it was busy and did not get on for {limit_s:g} s")
+                return
+            await asyncio.sleep(self._interval_s)
+
+    def _kill(self, name: str, actor: ActorHandle, reason: str) -> None:
+        logger.warning("%s is stuck (%s) and is ended", name, reason)
+        self._reasons[actor] = reason
+        ray.kill(actor)
