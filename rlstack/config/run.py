@@ -4,6 +4,7 @@ from pydantic import Field
 
 from rlstack.config.algorithm import (
     AlgorithmConfig,
+    ComposedCorrection,
     MaskedCorrection,
     RejectedCorrection,
 )
@@ -182,11 +183,27 @@ def _kl_problems(config: RLConfig) -> list[Problem]:
 
 
 def _correction_problems(algorithm: AlgorithmConfig) -> list[Problem]:
-    chosen = algorithm.correction
+    chosen, key = algorithm.correction, "algorithm.correction"
+    if not isinstance(chosen, ComposedCorrection):
+        return _interval_problems(chosen, key)
+    found: list[Problem] = []
+    for index, part in enumerate(chosen.parts):
+        found += _interval_problems(part, f"{key}.parts[{index}]")
+    weighing = [part.name for part in chosen.parts if not isinstance(part, RejectedCorrection)]
+    if len(weighing) > 1:
+        text = (
+            f"{' and '.join(weighing)} both weigh by the ratio, which would count as often; keep "
+            "one and let the others be rejected, which drops and does not weigh"
+        )
+        found.append(Problem((f"{key}.parts",), text))
+    return found
+
+
+def _interval_problems(chosen: Frozen, key: str) -> list[Problem]:
     if not isinstance(chosen, MaskedCorrection | RejectedCorrection) or chosen.low < chosen.high:
         return []
-    text = f"{chosen.low:g} is not below algorithm.correction.high, {chosen.high:g}"
-    return [Problem(("algorithm.correction.low", "algorithm.correction.high"), text)]
+    text = f"{chosen.low:g} is not below {key}.high, {chosen.high:g}"
+    return [Problem((f"{key}.low", f"{key}.high"), text)]
 
 
 def _evaluation_problems(config: RLConfig) -> list[Problem]:
