@@ -1,5 +1,7 @@
 """How far the work of this process has come, for `workers.launch.watch`."""
 
+import os
+
 from workers.specs import Progress
 
 
@@ -25,7 +27,7 @@ class Work:
 
     def progress(self) -> Progress:
         """So far."""
-        return Progress(done=self._done, busy=self._calls > 0)
+        return Progress(done=self._done, busy=self._calls > 0, pid=os.getpid())
 
 
 work = Work()

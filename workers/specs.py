@@ -139,6 +139,7 @@ class Progress:
 
     done: int
     busy: bool
+    pid: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

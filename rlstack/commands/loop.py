@@ -85,8 +85,10 @@ class Loop:
         if part.prepare is not None:
             self.tracker.phase("reference logprobs")
             await part.prepare()
-        if part.resume:
+        if part.resume and self.progress.checkpoints.steps():
             await self._restore(part)
+        elif part.resume:  # it died before its first checkpoint
+            self.tracker.truncate_after(-1)
         first = progress.steps_completed
         if first == 0:
             evaluation = await self._evaluate(part, 0)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlstack.commands.loop import Loop, RunPart, with_report
 from rlstack.commands.preflight import preflight
+from rlstack.commands.restarts import taken_up
 from rlstack.commands.rl_roles import (
     check_critic,
     check_plugin_parts,
@@ -43,21 +44,25 @@ async def _run(config: RLConfig) -> Summary:
     filtration = chosen_filtration(config)
     load = partial(load_prompts, tokenizer=tokenizer, config=config.data)
     train, held_out = train_and_held_out(config.data, load)
-    sampler = PromptSampler.of_run(train, config.data, seed=config.seed)
-    prompts = (*train.prompts, *held_out.prompts)
-    async with started(
-        config,
-        spec,
-        command="rl",
-        total_steps=config.total_steps,
-        notes=[train.summary("training"), held_out.summary("held-out")],
-        sampling=Sampling(config=config, prompts=prompts, tokenizer=tokenizer),
-    ) as running:
-        controller = _controller(
-            config, running, sampler, filtration, pad_token_id=tokenizer.pad_token_id
-        )
-        summary = await train_policy(config, controller, running, held_out.prompts)
-    return with_report(summary, config)
+
+    async def attempt(config: RLConfig) -> Summary:
+        async with started(
+            config,
+            spec,
+            command="rl",
+            total_steps=config.total_steps,
+            notes=[train.summary("training"), held_out.summary("held-out")],
+            sampling=Sampling(
+                config=config, prompts=(*train.prompts, *held_out.prompts), tokenizer=tokenizer
+            ),
+        ) as running:
+            sampler = PromptSampler.of_run(train, config.data, seed=config.seed)
+            controller = _controller(
+                config, running, sampler, filtration, pad_token_id=tokenizer.pad_token_id
+            )
+            return await train_policy(config, controller, running, held_out.prompts)
+
+    return with_report(await taken_up(config, attempt, command="rl"), config)
 
 
 def _controller(

@@ -9,7 +9,7 @@ remembered after they had judged the samples.
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic
@@ -19,6 +19,7 @@ import numpy as np
 from rlstack.commands import supervised
 from rlstack.commands.loop import Loop, RunPart, with_report
 from rlstack.commands.policy_samples import PolicySamples
+from rlstack.commands.restarts import taken_up
 from rlstack.commands.supervised import Learner
 from rlstack.commands.wiring import Running, Sampling, reward_models, started
 from rlstack.config.rounds import SampledConfig
@@ -94,20 +95,24 @@ async def train(
         ray_address=config.ray_address,
         faults=config.faults,
     )
-    async with started(
-        config,
-        spec,
-        command=training.command,
-        total_steps=total_steps,
-        notes=supervised.notes(prompts, held_out, title="prompts"),
-        sampling=Sampling(
-            config=config,
-            prompts=(*prompts.prompts, *held_out.prompts),
-            tokenizer=training.tokenizer,
-        ),
-    ) as running:
-        summary = await _Rounds(training, prompts, held_out, running).run()
-    return with_report(summary, config)
+
+    async def attempt(config: SampledConfig) -> Summary:
+        async with started(
+            config,
+            spec,
+            command=training.command,
+            total_steps=total_steps,
+            notes=supervised.notes(prompts, held_out, title="prompts"),
+            sampling=Sampling(
+                config=config,
+                prompts=(*prompts.prompts, *held_out.prompts),
+                tokenizer=training.tokenizer,
+            ),
+        ) as running:
+            current = replace(training, config=config)
+            return await _Rounds(current, prompts, held_out, running).run()
+
+    return with_report(await taken_up(config, attempt, command=training.command), config)
 
 
 class _Rounds(Generic[SampleT]):

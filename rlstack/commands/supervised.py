@@ -8,11 +8,12 @@ Its configuration is a `SupervisedConfig`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
 from rlstack.batch import Rows
 from rlstack.commands.loop import Loop, RunPart, with_report
+from rlstack.commands.restarts import taken_up
 from rlstack.commands.wiring import Running, started
 from rlstack.config.supervised import SupervisedConfig
 from rlstack.data.dataset import Dataset, SampleT
@@ -84,15 +85,19 @@ async def run(training: SupervisedTraining[SampleT, BatchT]) -> Summary:
         ray_address=config.ray_address,
         faults=config.faults,
     )
-    async with started(
-        config,
-        spec,
-        command=training.command,
-        total_steps=training.num_steps,
-        notes=notes(training.train, training.held_out, title="training"),
-    ) as running:
-        summary = await learn(training, training.learner(running.roles), running)
-    return with_report(summary, config)
+
+    async def attempt(config: SupervisedConfig) -> Summary:
+        async with started(
+            config,
+            spec,
+            command=training.command,
+            total_steps=training.num_steps,
+            notes=notes(training.train, training.held_out, title="training"),
+        ) as running:
+            current = replace(training, config=config)
+            return await learn(current, current.learner(running.roles), running)
+
+    return with_report(await taken_up(config, attempt, command=training.command), config)
 
 
 def policy_of(roles: WorkerGroups) -> PolicyGroup:

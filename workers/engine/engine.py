@@ -1,6 +1,7 @@
 """A rollout engine as others see it: batches of responses, single turns, commands between steps."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -82,7 +83,7 @@ class RolloutEngine:
 
     def progress(self) -> Progress:
         """How far the loop has come, without waiting for it."""
-        return Progress(done=self.loop.done, busy=self.loop.busy)
+        return Progress(done=self.loop.done, busy=self.loop.busy, pid=os.getpid())
 
     def _completion(self, item: Finished, *, has_text: bool) -> Completion:
         request_id, output = item

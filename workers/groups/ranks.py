@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, TypeVarTuple
 import ray
 import torch
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayError
 from torch import Tensor
 
 from rlstack.algorithms.objectives import Objective
@@ -18,7 +19,7 @@ from rlstack.algorithms.preference_evaluation import PairScores, pair_metrics
 from rlstack.batch import Rows, TokenBatch
 from rlstack.batches.preference_reference import plain_rows
 from rlstack.batches.preferences import PairBatch
-from rlstack.errors import WorkerError
+from rlstack.errors import RankDiedError, WorkerError
 from rlstack.metrics import Metrics, merge
 from rlstack.planning.phases import Transport
 from workers.specs import Measured, SendReport
@@ -56,11 +57,17 @@ class RankGroup(Generic[RankT]):
         self,
         ranks: Sequence[ActorHandle],
         *,
+        role: str,
+        obituary: Callable[[ActorHandle], str],
         turn: asyncio.Lock | None = None,
         sequence_parallel: int = 1,
     ) -> None:
-        """sequence_parallel: how many neighbours share rows; the first of them answers."""
+        """obituary: why a dead rank died. sequence_parallel: how many neighbours share rows; the
+        first of them answers.
+        """
         self.ranks = ranks
+        self.role = role
+        self._obituary = obituary
         self.turn = turn or asyncio.Lock()
         self.sequence_parallel = sequence_parallel
 
@@ -81,8 +88,29 @@ class RankGroup(Generic[RankT]):
         function: Callable[[RankT, *Arguments], ResultT],
         *arguments: *Arguments,
     ) -> ResultT:
-        """`call` of a single rank."""
-        return await rank.call.remote(function, *arguments)
+        """`call` of a single rank.
+
+        Raises:
+            RankDiedError: naming the rank that died: this one, or one that it computes with.
+        """
+        try:
+            return await rank.call.remote(function, *arguments)
+        except RayError as error:
+            if (text := await self._death()) is not None:
+                raise RankDiedError(text) from error
+            raise
+
+    async def _death(self) -> str | None:
+        """Which rank is dead and why; None if all are alive.
+
+        When one dies, those that compute with it fail too, and may be heard of first.
+        """
+        asked = [rank.progress.remote() for rank in self.ranks]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        for number, (rank, answer) in enumerate(zip(self.ranks, answers, strict=True)):
+            if isinstance(answer, RayActorError):
+                return f"{self.role}, rank {number}: {self._obituary(rank)}"
+        return None
 
     async def join(self, group_of: "Callable[[RankT], ProcessGroup]") -> None:
         """Let the ranks find each other, before they start."""
@@ -111,10 +139,9 @@ class FrozenGroup(RankGroup[RankT]):
     sharded: then every rank takes part in every call.
     """
 
-    def __init__(
-        self, ranks: Sequence[ActorHandle], *, turn: asyncio.Lock | None = None, sharded: bool
-    ) -> None:
-        super().__init__(ranks, turn=turn)
+    def __init__(self, ranks: Sequence[ActorHandle], *, sharded: bool, **named: Any) -> None:
+        """named: as of `RankGroup`."""
+        super().__init__(ranks, **named)
         self.sharded = sharded
 
     async def start(self) -> None:

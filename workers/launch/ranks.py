@@ -30,15 +30,16 @@ class RankStarter:
     def policy(self, role: TrainedRole) -> PolicyGroup:
         """The ranks of the policy."""
         ranks = self._trained("policy", make.policy, role)
-        return PolicyGroup(ranks, turn=self._policy_turn)
+        return PolicyGroup(ranks, **self._named("policy"))
 
     def reward_trainer(self, role: TrainedRole) -> RewardTrainerGroup:
         """The ranks that train a reward model."""
-        return RewardTrainerGroup(self._trained("reward_trainer", make.reward_trainer, role))
+        ranks = self._trained("reward_trainer", make.reward_trainer, role)
+        return RewardTrainerGroup(ranks, **self._named("reward_trainer"))
 
     def critic(self, role: TrainedRole) -> CriticGroup:
         """The ranks of the critic."""
-        return CriticGroup(self._trained("critic", make.critic, role), turn=self._turn("critic"))
+        return CriticGroup(self._trained("critic", make.critic, role), **self._named("critic"))
 
     def reference(self, role: FrozenRole) -> ReferenceGroup:
         """The ranks of the reference."""
@@ -52,7 +53,7 @@ class RankStarter:
         )
         sharded = layout.zero_stage == 3
         ranks = self._ranks("reference", make.reference, spec)
-        return ReferenceGroup(ranks, turn=self._turn("reference"), sharded=sharded)
+        return ReferenceGroup(ranks, **self._named("reference"), sharded=sharded)
 
     def reward_models(self, role: RewardModelRole) -> RewardModelGroup:
         """The ranks of the reward models."""
@@ -65,7 +66,7 @@ class RankStarter:
         )
         sharded = layout.zero_stage == 3
         ranks = self._ranks("reward_model", make.reward_model, spec)
-        return RewardModelGroup(ranks, turn=self._turn("reward_model"), sharded=sharded)
+        return RewardModelGroup(ranks, **self._named("reward_model"), sharded=sharded)
 
     def _trained(
         self, name: RoleName, make_rank: Callable[..., Any], role: TrainedRole
@@ -96,7 +97,11 @@ class RankStarter:
             for rank in range(spec.world_size)
         ]
 
-    def _turn(self, name: RoleName) -> asyncio.Lock:
-        """Of the role's devices."""
-        with_policy = self._placement.layouts[name].with_policy
-        return self._policy_turn if with_policy else asyncio.Lock()
+    def _named(self, name: RoleName) -> dict[str, Any]:
+        """What every group is given beside its ranks."""
+        with_policy = name == "policy" or self._placement.layouts[name].with_policy
+        return {
+            "role": name,
+            "obituary": self._actors.watch.obituary,
+            "turn": self._policy_turn if with_policy else asyncio.Lock(),
+        }

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import time
+from pathlib import Path
 
 import ray
+from ray._private import worker as ray_worker
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
@@ -12,6 +14,8 @@ from rlstack.config.faults import FaultsConfig
 from workers.specs import Progress
 
 logger = logging.getLogger(__name__)
+
+LAST_LINES = 8
 
 INTERVALS = 8
 """A process is asked so often within the shortest bound."""
@@ -28,6 +32,7 @@ class Watch:
         self._interval_s = min(faults.answer_s, faults.progress_s, 40.0) / INTERVALS
         self._tasks: dict[ActorHandle, asyncio.Task[None]] = {}
         self._reasons: dict[ActorHandle, str] = {}
+        self._pids: dict[ActorHandle, int] = {}
 
     def add(self, name: str, actor: ActorHandle) -> None:
         """Watch `actor`, which has `progress`, until it dies or is left alone."""
@@ -38,9 +43,10 @@ class Watch:
         if task := self._tasks.pop(actor, None):
             task.cancel()
 
-    def reason(self, actor: ActorHandle) -> str | None:
-        """Why it was killed here, if it was."""
-        return self._reasons.get(actor)
+    def obituary(self, actor: ActorHandle) -> str:
+        """Why an actor that is dead died, as far as is known here, and what it wrote last."""
+        reason = self._reasons.get(actor, "its process died")
+        return reason + last_words(self._pids.get(actor))
 
     def stop(self) -> None:
         """Leave all of them alone."""
@@ -58,6 +64,7 @@ class Watch:
                 return
             except RayActorError:
                 return
+            self._pids[actor] = progress.pid
             answer_s, now = faults.answer_s, time.monotonic()
             if progress.done != done or not progress.busy:
                 done, since = progress.done, now
@@ -72,3 +79,15 @@ class Watch:
         logger.warning("%s is stuck (%s) and is ended", name, reason)
         self._reasons[actor] = reason
         ray.kill(actor)
+
+
+def last_words(pid: int | None) -> str:
+    """What the worker process `pid` of Ray wrote last, if it ran on this machine, and where."""
+    node = ray_worker._global_node
+    if node is None or pid is None:
+        return ""
+    for path in Path(node.get_logs_dir_path()).glob(f"worker-*-{pid}.err"):
+        lines = path.read_text(errors="replace").strip().splitlines()[-LAST_LINES:]
+        said = "".join(f"\n    {line}" for line in lines)
+        return f"; it wrote last, in {path}:{said}" if said else f"; its log, {path}, is empty"
+    return ""

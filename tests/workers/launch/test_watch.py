@@ -69,9 +69,9 @@ def test_a_stopped_process_is_ended_and_its_callers_hear_of_it() -> None:
         os.kill(await stopped.pid.remote(), signal.SIGSTOP)
         with pytest.raises(RayActorError):
             await stopped.pid.remote()
-        assert watch.reason(stopped) == "it did not answer for 3 s"
+        assert watch.obituary(stopped).startswith("it did not answer for 3 s; its log")
         await idle.pid.remote()
-        assert watch.reason(idle) is None
+        assert watch.obituary(idle).startswith("its process died")
         watch.stop()
 
     asyncio.run(scenario())
@@ -86,9 +86,9 @@ def test_a_process_that_does_not_get_on_is_ended_and_a_slow_one_is_not() -> None
         slowly = slow.work_for.remote(8.0, advancing=True)
         with pytest.raises(RayActorError):
             await stuck.work_for.remote(60.0, advancing=False)
-        assert watch.reason(stuck) == "it was busy and did not get on for 3 s"
+        assert watch.obituary(stuck).startswith("it was busy and did not get on for 3 s")
         await slowly
-        assert watch.reason(slow) is None
+        assert watch.obituary(slow).startswith("its process died")
         watch.stop()
 
     asyncio.run(scenario())
@@ -99,7 +99,7 @@ def test_what_is_done_first_may_take_as_long_as_a_start() -> None:
         loading = start()
         watch = await watched([loading])
         await loading.work_for.remote(6.0, advancing=False)
-        assert watch.reason(loading) is None
+        assert watch.obituary(loading).startswith("its process died")
         watch.stop()
 
     asyncio.run(scenario())
