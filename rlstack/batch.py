@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlstack.types import Group
+from rlstack.types import FinishReason, Group
 
 
 def check_tensor(batch: object, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -88,6 +88,7 @@ class TokenBatch(Rows):
     turn_rewards: float32 [B, T], reward units, the part of `rewards` that is due at the last token
     of a turn; what `rewards` has beyond their sum is due at the last token of the row, so that a
     row's total is `rewards` whatever lies here. None where no rollout was given any.
+    truncated: bool [B], True where the response was cut for its length; None: all have ended.
     """
 
     rollout_logprobs: Tensor
@@ -95,6 +96,7 @@ class TokenBatch(Rows):
     rewards: Tensor
     baseline_rewards: Tensor | None = None
     turn_rewards: Tensor | None = None
+    truncated: Tensor | None = None
 
     def __post_init__(self) -> None:
         # dataclass(slots=True) makes a new class, so zero-argument super() would not find it.
@@ -107,6 +109,8 @@ class TokenBatch(Rows):
             check_tensor(self, "baseline_rewards", (num_rows,), torch.float32)
         if self.turn_rewards is not None:
             check_tensor(self, "turn_rewards", shape, torch.float32)
+        if self.truncated is not None:
+            check_tensor(self, "truncated", (num_rows,), torch.bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -188,6 +192,7 @@ def collate(groups: Sequence[Group], *, pad_token_id: int) -> TokenBatch:
         rewards=torch.from_numpy(np.concatenate([g.rewards for g in groups])),
         baseline_rewards=baseline_rewards,
         turn_rewards=_turn_rewards(groups, rows.loss_mask.numpy()),
+        truncated=torch.tensor([r.finish_reason is FinishReason.LENGTH for r in rollouts]),
     )
 
 

@@ -33,6 +33,7 @@ from rlstack.errors import (
     DataError,
     PlacementError,
     RegistrationError,
+    TrainingError,
     WeightSyncError,
     WorkerError,
 )
@@ -60,6 +61,7 @@ USER_ERRORS = (
     RegistrationError,
     PlacementError,
     CheckpointError,
+    TrainingError,
     WeightSyncError,
     WorkerError,
 )

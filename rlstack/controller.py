@@ -20,6 +20,7 @@ from rlstack.algorithms.reference_updates import is_update_step
 from rlstack.batch import TokenBatch, collate
 from rlstack.config.run import RLConfig
 from rlstack.evaluation import evaluation_metrics
+from rlstack.faults import SKIPPED_UPDATES, SkippedUpdates, check_bounds, skipped_step
 from rlstack.generation import GroupSource
 from rlstack.metrics import Metrics, merge
 from rlstack.minibatches import (
@@ -83,11 +84,16 @@ class Controller:
         self.source = source
         self.pad_token_id = pad_token_id
         self.timeline = timeline
+        self.skipped = SkippedUpdates(most=config.faults.max_skipped_updates)
         self.policy_version = 0
         self.kl_coef = config.algorithm.kl.coef
 
     async def step(self, step: int) -> StepResult:
-        """Take groups, estimate advantages, update, publish."""
+        """Take groups, estimate advantages, update, publish.
+
+        Raises:
+            TrainingError: if too many updates in a row were skipped, or a bound stops the run.
+        """
         algorithm = self.config.algorithm
         taken = await self.source.take(self.config.data.prompts_per_step)
         sampled = collate(taken.groups, pad_token_id=self.pad_token_id)
@@ -103,13 +109,7 @@ class Controller:
                 config=algorithm,
                 kl_coef=self.kl_coef,
             )
-        learns = self.config.critic is None or step > self.config.critic.warmup_steps
-        updates = Metrics()
-        with self.timeline.span("update"):
-            for rows in minibatch_rows(self.config, step=step, num_rows=batch.num_rows):
-                updates += await self._update(batch, forward, estimate, rows, policy=learns)
-        await self._move_reference(step)
-        measured = step_metrics(
+        measured = estimate.metrics + step_metrics(
             taken.groups,
             sampled,
             batch,
@@ -117,12 +117,24 @@ class Controller:
             max_response_tokens=self.config.rollout.max_response_tokens,
             kl_coef=self.kl_coef if algorithm.needs_reference else None,
         )
+        learns = self.config.critic is None or step > self.config.critic.warmup_steps
+        minibatches = minibatch_rows(self.config, step=step, num_rows=batch.num_rows)
+        bounds, updates = self.config.faults.bounds, Metrics()
+        with self.timeline.span("update"):
+            if check_bounds(bounds, measured, step=step):
+                updates = self._without_updates(len(minibatches), policy=learns)
+            else:
+                for rows in minibatches:
+                    updates += await self._update(batch, forward, estimate, rows, policy=learns)
+        check_bounds(bounds, updates, step=step)
+        await self._move_reference(step)
         self.kl_coef = next_kl_coef(
             self.kl_coef, updates, num_rollouts=batch.num_rows, config=algorithm
         )
-        self.policy_version += learns
+        num_skipped = updates.sums.get(f"policy/{SKIPPED_UPDATES}", 0)
+        self.policy_version += learns and num_skipped < len(minibatches)
         published = await self.source.publish(self.policy_version)
-        metrics = merge((taken.metrics, measured, estimate.metrics, updates, published))
+        metrics = merge((taken.metrics, measured, updates, published))
         return StepResult(metrics=metrics, groups=taken.groups)
 
     async def evaluate(self, prompts: Sequence[Prompt]) -> StepResult:
@@ -205,7 +217,16 @@ class Controller:
             critic_rows = critic_batch(batch, forward, estimate, rows)
             update = partial(roles.critic.update, critic_rows, config.critic)
             calls.append(self._run("critic update", roles.critic, update))
-        return merge(await asyncio.gather(*calls))
+        metrics = merge(await asyncio.gather(*calls))
+        self.skipped.observe(metrics)
+        return metrics
+
+    def _without_updates(self, num_updates: int, *, policy: bool) -> Metrics:
+        """What a step measures that makes none of its updates, which is one decision."""
+        roles = ["policy"] * policy + ["critic"] * (self.roles.critic is not None)
+        metrics = skipped_step(roles, num_updates=num_updates)
+        self.skipped.observe(metrics)
+        return metrics
 
     async def _move_reference(self, step: int) -> None:
         """Let the reference move to the policy, where its turn has come."""

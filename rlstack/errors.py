@@ -41,6 +41,10 @@ class WorkerError(RuntimeError):
     """A worker process failed and could not be replaced."""
 
 
+class TrainingError(RuntimeError):
+    """Training was ended: its updates are skipped, or a metric is beyond a bound that stops it."""
+
+
 class EngineLostError(WorkerError):
     """A rollout engine died during a call to all of them; its replacement has begun."""
 

@@ -1,7 +1,8 @@
 """Metrics that add up correctly across micro-batches and ranks.
 
 A mean is kept as (total, count), so the mean of parts is the mean of the whole; extremes are kept
-as extremes. Nothing here knows where metrics are shown: see `tracking`.
+as extremes, and what is counted is added. Nothing here knows where metrics are shown: see
+`tracking`.
 """
 
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ class Metrics:
     """name -> (total, count)"""
     maxima: dict[str, float] = field(default_factory=dict[str, float])
     minima: dict[str, float] = field(default_factory=dict[str, float])
+    sums: dict[str, float] = field(default_factory=dict[str, float])
 
     @staticmethod
     def mean(name: str, total: float, count: float = 1.0) -> "Metrics":
@@ -38,12 +40,15 @@ class Metrics:
         minima = dict(self.minima)
         for name, value in other.minima.items():
             minima[name] = min(minima.get(name, value), value)
-        return Metrics(means=means, maxima=maxima, minima=minima)
+        sums = dict(self.sums)
+        for name, value in other.sums.items():
+            sums[name] = sums.get(name, 0.0) + value
+        return Metrics(means=means, maxima=maxima, minima=minima, sums=sums)
 
     def values(self) -> dict[str, float]:
         """name -> number; a mean over nothing is left out."""
         result = {name: total / count for name, (total, count) in self.means.items() if count}
-        return {**result, **self.maxima, **self.minima}
+        return {**result, **self.maxima, **self.minima, **self.sums}
 
 
 def merge(parts: Iterable[Metrics]) -> Metrics:

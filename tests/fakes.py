@@ -1,7 +1,7 @@
 """Roles that answer at once, for tests of order and bookkeeping only."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from rlstack.batch import CriticBatch, PolicyBatch, TokenBatch
 from rlstack.config.algorithm import AlgorithmConfig
 from rlstack.config.critic import CriticConfig
+from rlstack.faults import skipped_step
 from rlstack.metrics import Metrics
 from rlstack.types import (
     FinishReason,
@@ -79,10 +80,14 @@ class FakeScorer:
 
 @dataclass
 class FakePolicy:
-    """Remembers the batches it was trained on, and measures the KL that it is told to."""
+    """Remembers the batches it was trained on, and measures the KL that it is told to.
+
+    Updates whose number, counted from 1, is in `skips` are skipped.
+    """
 
     journal: Journal
     batches: list[PolicyBatch] = field(default_factory=list)
+    skips: Container[int] = ()
     ref_kl: float = 0.0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -93,7 +98,10 @@ class FakePolicy:
     async def update(self, batch: PolicyBatch, objective: AlgorithmConfig) -> Metrics:
         self.journal.events.append(f"update {batch.num_rows}")
         self.batches.append(batch)
-        return Metrics.of({"policy/loss": 1.0, "policy/ref_kl": self.ref_kl})
+        if len(self.batches) in self.skips:
+            return skipped_step(["policy"], num_updates=1)
+        metrics = Metrics.of({"policy/loss": 1.0, "policy/ref_kl": self.ref_kl})
+        return metrics + skipped_step(["policy"], num_updates=0)
 
     async def save(self, directory: Path) -> None:
         directory.mkdir(parents=True)

@@ -87,10 +87,12 @@ class Measured:
     """What a rank of a trainer gives back of an update or an evaluation.
 
     samples: int64 [N], those of the batch that were the rank's, and values: float32, what the model
-    said of them before the update; both empty for objectives that measure by micro-batch.
+    said of them before the update; both empty for objectives that measure by micro-batch, and of an
+    update that was skipped.
     """
 
     metrics: Metrics
+    skipped: bool
     samples: Tensor
     values: Tensor
 

@@ -6,6 +6,7 @@ one weight per token, a factor on its policy loss. A token with weight 0 is drop
 but stays in its denominators: dropping some does not enlarge the gradient of the others.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,10 +68,21 @@ def masked(ratios: Tensor, *, low: float, high: float) -> Correction:
 def rejected(ratios: Tensor, *, low: float, high: float) -> Correction:
     """1 where the ratio is within [low, high], else 0: kept as it is, or not used at all.
 
-    Meant for geometric ratios, so that a long response is not rejected for its length.
+    Of rollouts, meant for geometric ratios, so that a long one is not rejected for its length.
     """
     outside = (ratios < low) | (ratios > high)
     return Correction(torch.ones_like(ratios).masked_fill(outside, 0.0), outside)
+
+
+def composed(parts: Sequence[Correction]) -> Correction:
+    """The product of the weights; touched is what any of the parts touched.
+
+    Every part was made of all ratios, whatever another dropped, so that the order does not matter.
+    """
+    return Correction(
+        torch.stack([part.weights for part in parts]).prod(dim=0),
+        torch.stack([part.touched for part in parts]).any(dim=0),
+    )
 
 
 def second_moment(log_ratio: Tensor, loss_mask: Tensor, *, threshold: float) -> Correction:

@@ -12,6 +12,7 @@ KL: in expectation the gradient of KL(policy || reference). other: that of KL(re
 0: no gradient at all. k3_corrected is k3 times the ratio policy / old policy (`k3_corrected`).
 """
 
+from math import isfinite
 from typing import Literal
 
 import torch
@@ -81,7 +82,10 @@ def adapted_coefficient(
 
     coefficient x (1 + clip(measured_kl / target - 1, -0.2, 0.2) x num_rollouts / horizon), with
     both KLs in nats per token. horizon, in rollouts, is at least num_rollouts, so that a step
-    changes the coefficient by a fifth at most.
+    changes the coefficient by a fifth at most. A KL that is not finite tells nothing: the
+    coefficient stays, where `min` and `max` would make it NaN for the rest of the run.
     """
+    if not isfinite(measured_kl):
+        return coefficient
     error = min(max(measured_kl / target - 1.0, -LARGEST_ERROR), LARGEST_ERROR)
     return coefficient * (1.0 + error * num_rollouts / horizon)

@@ -26,6 +26,7 @@ from rlstack.algorithms.correction import Correction, Level
 from rlstack.algorithms.policy_losses import PolicyLoss
 from rlstack.batch import PolicyBatch, TokenBatch
 from rlstack.config.algorithm import (
+    ComposedCorrection,
     DistillationAdvantage,
     FixedLength,
     GAEAdvantage,
@@ -147,10 +148,24 @@ def _gae(step: Step, config: GAEAdvantage) -> Estimated:
         gamma=config.gamma,
         policy_lam=lam,
         critic_lam=config.critic_lam,
+        last_values=_values_after(step, mask) if config.bootstrap_truncated else None,
     )
     if config.whiten:
         estimated = advantages.whiten(estimated, mask)
     return Estimated(advantages=estimated, returns=returns)
+
+
+def _values_after(step: Step, mask: Tensor) -> Tensor | None:
+    """Float32 [B], reward units: what the critic says of the states that rows were cut in; else 0.
+
+    It is asked for the states before tokens: that before the last one stands in for that after it.
+    """
+    assert step.values is not None
+    if step.batch.truncated is None:
+        return None
+    last = mask.shape[1] - 1 - mask.to(torch.uint8).flip(1).argmax(dim=1)
+    values = step.values.gather(1, last.unsqueeze(1)).squeeze(1)
+    return torch.where(step.batch.truncated & mask.any(dim=1), values, 0.0)
 
 
 def _distillation(step: Step, config: DistillationAdvantage) -> Estimated:
@@ -263,12 +278,18 @@ def _masked(log_ratio: Tensor, mask: Tensor, config: MaskedCorrection) -> Correc
 
 
 def _rejected(log_ratio: Tensor, mask: Tensor, config: RejectedCorrection) -> Correction:
-    ratios = _ratios(log_ratio, mask, "geometric")
+    ratios = _ratios(log_ratio, mask, config.level)
     return correction.rejected(ratios, low=config.low, high=config.high)
 
 
 def _second_moment(log_ratio: Tensor, mask: Tensor, config: SecondMomentCorrection) -> Correction:
     return correction.second_moment(log_ratio, mask, threshold=config.threshold)
+
+
+def _composed(log_ratio: Tensor, mask: Tensor, config: ComposedCorrection) -> Correction:
+    return correction.composed(
+        [CORRECTIONS[part.name].apply(log_ratio, mask, part) for part in config.parts]
+    )
 
 
 def _ratios(log_ratio: Tensor, mask: Tensor, level: Level) -> Tensor:
@@ -281,6 +302,7 @@ CORRECTIONS: dict[str, Part[[Tensor, Tensor, Any], Correction]] = {
     "masked": Part(correction.masked, _masked),
     "rejected": Part(correction.rejected, _rejected),
     "second_moment": Part(correction.second_moment, _second_moment),
+    "composed": Part(correction.composed, _composed),
 }
 
 

@@ -14,6 +14,7 @@ from rlstack.commands.wiring import Running
 from rlstack.config.run import RLConfig
 from rlstack.config.supervised import SupervisedConfig
 from rlstack.errors import DataError
+from rlstack.faults import SkippedUpdates
 from rlstack.protocols import Saved, Trained
 from rlstack.run.checkpoint import load_rewards, write_folder
 from rlstack.run.progress import Progress, Summary
@@ -51,16 +52,19 @@ class Loop:
         *,
         command: str,
         trainers: Mapping[str, Trained],
+        skipped: SkippedUpdates,
         others: Mapping[str, Saved] | None = None,
     ) -> None:
         """trainers: of every trained role by name; the first one's model is the command's.
 
+        skipped: while it counts skipped updates, no checkpoint takes the place of an older one.
         others: what is saved beside them, and not exported.
         """
         self.config = config
         self.command = command
         self.trainers = trainers
         self.saved: Mapping[str, Saved] = {**trainers, **(others or {})}
+        self.skipped = skipped
         self.scorer = running.scorer
         self.stop = running.stop
         self.tracker = running.tracker
@@ -99,7 +103,7 @@ class Loop:
             progress.steps_completed = step
             values |= await self._evaluate(part, step)
             self.tracker.log(step, values)
-            if progress.is_due(values):
+            if not self.skipped.under_way and progress.is_due(values):
                 await self._save(part)
             if self.stop.is_set():
                 self.stopped_early = step < part.end or not part.is_last

@@ -111,7 +111,15 @@ async def train_policy(
     others: dict[str, Saved] = {}
     if controller.roles.moving_reference is not None:
         others["reference"] = controller.roles.moving_reference
-    return await Loop(config, running, command="rl", trainers=trainers, others=others).run(
+    loop = Loop(
+        config,
+        running,
+        command="rl",
+        trainers=trainers,
+        others=others,
+        skipped=controller.skipped,
+    )
+    return await loop.run(
         RunPart(
             end=config.total_steps,
             step=steps.step,

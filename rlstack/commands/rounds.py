@@ -30,6 +30,7 @@ from rlstack.data.selection import Record, Selection
 from rlstack.data.tokenizer import Tokenizer
 from rlstack.errors import CheckpointError, DataError
 from rlstack.evaluation import rollout_metrics
+from rlstack.faults import SkippedUpdates
 from rlstack.metrics import Metrics
 from rlstack.planning.spec import RunSpec, TrainedRole
 from rlstack.run import jsonl
@@ -136,8 +137,13 @@ class _Rounds(Generic[SampleT]):
         self.policy_samples = PolicySamples(config, running)
         self.policy, self.reallocator = roles.policy, roles.reallocator
         self.run_dir = Path(config.run_dir)
+        self.skipped = SkippedUpdates(most=config.faults.max_skipped_updates)
         self.loop = Loop(
-            config, running, command=training.command, trainers={"policy": roles.policy}
+            config,
+            running,
+            command=training.command,
+            trainers={"policy": roles.policy},
+            skipped=self.skipped,
         )
         self.num_prompts = config.prompts_in_round(len(prompts.prompts))
         self.sampler = PromptSampler.of_run(prompts, config.data, seed=config.seed)
@@ -214,7 +220,7 @@ class _Rounds(Generic[SampleT]):
         )
         if not finished:
             self.running.tracker.note(dataset.summary(name))
-        steps = supervised.Steps(config, dataset, learner, self.running, start=start)
+        steps = supervised.Steps(config, dataset, learner, self.running, self.skipped, start=start)
         opening: dict[str, float] = json.loads((folder / "round.json").read_text())
 
         async def step(number: int) -> dict[str, float]:

@@ -19,6 +19,7 @@ from rlstack.config.supervised import SupervisedConfig
 from rlstack.data.dataset import Dataset, SampleT
 from rlstack.data.features import FeatureScale
 from rlstack.data.sampler import PromptSampler, SamplerState
+from rlstack.faults import SkippedUpdates
 from rlstack.metrics import Metrics, merge
 from rlstack.planning.spec import RunSpec, TrainedRole
 from rlstack.protocols import Trained
@@ -118,7 +119,8 @@ async def learn(
 ) -> Summary:
     """Let `learner` learn from the data to the last step, or to a stop."""
     config, held_out = training.config, training.held_out.prompts
-    steps = Steps(config, training.train, learner, running)
+    skipped = SkippedUpdates(most=config.faults.max_skipped_updates)
+    steps = Steps(config, training.train, learner, running, skipped)
 
     async def evaluate(_: int) -> dict[str, float]:
         return (await steps.evaluate(held_out)).values()
@@ -133,7 +135,8 @@ async def learn(
         prepare=learner.prepare,
     )
     trainers = {training.role: learner.trainer}
-    return await Loop(config, running, command=training.command, trainers=trainers).run(part)
+    loop = Loop(config, running, command=training.command, trainers=trainers, skipped=skipped)
+    return await loop.run(part)
 
 
 class Steps(Generic[SampleT, BatchT]):
@@ -145,11 +148,13 @@ class Steps(Generic[SampleT, BatchT]):
         train: Dataset[SampleT],
         learner: Learner[SampleT, BatchT],
         running: Running,
+        skipped: SkippedUpdates,
         *,
         start: int = 0,
     ) -> None:
         """start: steps before the first one on these data."""
         self.learner = learner
+        self.skipped = skipped
         self.start = start
         self.num_rows = len(train.prompts)
         self.rows_per_step = config.data.prompts_per_step
@@ -157,13 +162,18 @@ class Steps(Generic[SampleT, BatchT]):
         self.tracker, self.timeline = running.tracker, running.timeline
 
     async def step(self, step: int) -> dict[str, float]:
-        """Learn from the next rows; metrics."""
+        """Learn from the next rows; metrics.
+
+        Raises:
+            TrainingError: if too many updates in a row were skipped.
+        """
         timeline = self.timeline
         timeline.begin_step(step)
         with timeline.span("collate"):
             batch = self.learner.collate(self.sampler.take(self.rows_per_step))
         with timeline.span("update"):
             metrics = await self.learner.update(batch)
+        self.skipped.observe(metrics)
         values = (metrics + timeline.end_step()).values()
         num_tokens = int(batch.lengths.sum())
         return values | {

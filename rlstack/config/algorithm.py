@@ -68,6 +68,8 @@ class GAEAdvantage(Frozen):
     """Lambda of the critic's returns."""
     length_adaptive: float | None = Field(gt=0)
     """alpha of VAPO: lambda of a row of l tokens is 1 - 1 / (alpha l); null: `lam` for all."""
+    bootstrap_truncated: bool
+    """After a response that was cut for its length stands the critic's value instead of 0."""
     whiten: bool
     """Advantages of the step to mean 0 and deviation 1."""
 
@@ -197,9 +199,10 @@ class MaskedCorrection(Frozen):
 
 
 class RejectedCorrection(Frozen):
-    """Rollouts whose geometric mean ratio is outside [low, high] are not trained on."""
+    """What has a ratio outside [low, high], tokens or whole rollouts, is not trained on."""
 
     name: Literal["rejected"]
+    level: RatioLevel
     low: float = Field(ge=0)
     high: float = Field(gt=0)
 
@@ -211,12 +214,26 @@ class SecondMomentCorrection(Frozen):
     threshold: float = Field(gt=0)
 
 
+SingleCorrection = Annotated[
+    TruncatedCorrection | MaskedCorrection | RejectedCorrection | SecondMomentCorrection,
+    Field(discriminator="name"),
+]
+
+
+class ComposedCorrection(Frozen):
+    """The product of the weights of several corrections, each made of the same ratios."""
+
+    name: Literal["composed"]
+    parts: tuple[SingleCorrection, ...] = Field(min_length=2)
+
+
 CorrectionConfig = Annotated[
     NoCorrection
     | TruncatedCorrection
     | MaskedCorrection
     | RejectedCorrection
-    | SecondMomentCorrection,
+    | SecondMomentCorrection
+    | ComposedCorrection,
     Field(discriminator="name"),
 ]
 

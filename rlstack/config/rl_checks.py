@@ -11,6 +11,7 @@ from rlstack.config.algorithm import (
 from rlstack.config.base import Problem
 from rlstack.config.critic import CriticConfig
 from rlstack.config.data import DataConfig
+from rlstack.config.faults import KNOWN_BEFORE, RLFaultsConfig
 from rlstack.config.placement import PlacementConfig
 from rlstack.config.rollout import RolloutConfig
 
@@ -104,4 +105,28 @@ def group_problems(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> list[P
         )
         keys = ("algorithm.dynamic_sampling.enabled", "rollout.num_samples")
         found.append(Problem(keys, text))
+    return found
+
+
+def bound_problems(
+    faults: RLFaultsConfig, algorithm: AlgorithmConfig, critic: CriticConfig | None
+) -> list[Problem]:
+    """A bound must be able to do what it says, of a metric that the run has."""
+    found: list[Problem] = []
+    for index, bound in enumerate(faults.bounds):
+        key = f"faults.bounds[{index}]"
+        if bound.above is None and bound.below is None:
+            found.append(Problem((key,), f"bounds {bound.metric} by nothing; give above or below"))
+        if bound.action == "skip" and bound.metric not in KNOWN_BEFORE:
+            text = (
+                f"{bound.metric} is known only after the update that it would skip; use warn or "
+                "stop, or a metric that is known before"
+            )
+            found.append(Problem((f"{key}.action", f"{key}.metric"), text))
+        if bound.metric.startswith("critic/") and critic is None:
+            text = f"{bound.metric} is measured of a critic, and there is none; leave the bound out"
+            found.append(Problem((f"{key}.metric", "critic"), text))
+        if bound.metric == "policy/ref_kl" and not algorithm.needs_reference:
+            text = "policy/ref_kl needs a reference; set algorithm.kl.coef above 0"
+            found.append(Problem((f"{key}.metric", "algorithm.kl.coef"), text))
     return found

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from rlstack.config.algorithm import (
     AlgorithmConfig,
+    ComposedCorrection,
     MaskedCorrection,
     RejectedCorrection,
 )
@@ -18,13 +19,14 @@ from rlstack.config.checks import (
 from rlstack.config.critic import CriticConfig
 from rlstack.config.data import DataConfig
 from rlstack.config.environment import EnvironmentConfig, environment_problems
-from rlstack.config.faults import FaultsConfig
+from rlstack.config.faults import FaultsConfig, RLFaultsConfig
 from rlstack.config.model import ModelConfig
 from rlstack.config.paths import LocalPath
 from rlstack.config.placement import PlacementConfig
 from rlstack.config.reference import ReferenceConfig
 from rlstack.config.reward import RewardConfig
 from rlstack.config.rl_checks import (
+    bound_problems,
     critic_problems,
     group_problems,
     row_problems,
@@ -66,7 +68,6 @@ class RLConfig(RunSchema):
     ray_address: str | None
     """local: Ray is started inside this command; auto or host:port joins a cluster; null: as
     RAY_ADDRESS says, or local."""
-    faults: FaultsConfig
     algorithm: AlgorithmConfig
     model: ModelConfig
     data: DataConfig
@@ -80,6 +81,7 @@ class RLConfig(RunSchema):
     reference: ReferenceConfig
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
+    faults: RLFaultsConfig
     tracking: TrackingConfig
 
     def problems(self) -> list[Problem]:
@@ -89,6 +91,7 @@ class RLConfig(RunSchema):
             *row_problems(self.algorithm, self.data, self.rollout, self.placement),
             *group_problems(self.algorithm, self.rollout),
             *critic_problems(self.algorithm, self.critic),
+            *bound_problems(self.faults, self.algorithm, self.critic),
             *placement_problems(self.placement),
             *self.reference.problems(self.placement),
             *self.reference.update_problems(self.algorithm, self.trainer),
@@ -182,11 +185,27 @@ def _kl_problems(config: RLConfig) -> list[Problem]:
 
 
 def _correction_problems(algorithm: AlgorithmConfig) -> list[Problem]:
-    chosen = algorithm.correction
+    chosen, key = algorithm.correction, "algorithm.correction"
+    if not isinstance(chosen, ComposedCorrection):
+        return _interval_problems(chosen, key)
+    found: list[Problem] = []
+    for index, part in enumerate(chosen.parts):
+        found += _interval_problems(part, f"{key}.parts[{index}]")
+    weighing = [part.name for part in chosen.parts if not isinstance(part, RejectedCorrection)]
+    if len(weighing) > 1:
+        text = (
+            f"{' and '.join(weighing)} both weigh by the ratio, which would count as often; keep "
+            "one and let the others be rejected, which drops and does not weigh"
+        )
+        found.append(Problem((f"{key}.parts",), text))
+    return found
+
+
+def _interval_problems(chosen: Frozen, key: str) -> list[Problem]:
     if not isinstance(chosen, MaskedCorrection | RejectedCorrection) or chosen.low < chosen.high:
         return []
-    text = f"{chosen.low:g} is not below algorithm.correction.high, {chosen.high:g}"
-    return [Problem(("algorithm.correction.low", "algorithm.correction.high"), text)]
+    text = f"{chosen.low:g} is not below {key}.high, {chosen.high:g}"
+    return [Problem((f"{key}.low", f"{key}.high"), text)]
 
 
 def _evaluation_problems(config: RLConfig) -> list[Problem]:

@@ -9,7 +9,7 @@ from rlstack.config.base import Frozen, Problem, RunSchema
 from rlstack.config.checkpoint import CheckpointConfig
 from rlstack.config.checks import nothing_to_train_on, trainer_problems
 from rlstack.config.data import DataConfig
-from rlstack.config.faults import FaultsConfig
+from rlstack.config.faults import TrainingFaultsConfig
 from rlstack.config.model import ModelConfig
 from rlstack.config.paths import LocalPath
 from rlstack.config.placement import PlacementConfig
@@ -39,7 +39,6 @@ class SupervisedConfig(RunSchema):
     resume: LocalPath | None
     """Run directory to continue; its own configuration is used."""
     ray_address: str | None
-    faults: FaultsConfig
     model: ModelConfig
     data: DataConfig
     """`prompts_per_step` rows of it make one step."""
@@ -49,6 +48,7 @@ class SupervisedConfig(RunSchema):
     """A row with a longer response is a bad row."""
     evaluation: HeldOutConfig
     checkpoint: CheckpointConfig
+    faults: TrainingFaultsConfig
     tracking: TrackingConfig
 
     def problems(self) -> list[Problem]:

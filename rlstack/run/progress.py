@@ -73,7 +73,8 @@ class Progress:
         if metric is not None and value is not None and improves(metric, value, self.best_value):
             self.best_value, self.best_step = value, step
             return True
-        return bool(every) and step % every == 0
+        # Not only of a multiple of `every`: a step whose turn it was may have been passed over.
+        return bool(every) and step // every > self.saved_step // every
 
     async def save(
         self,

@@ -210,3 +210,30 @@ def test_staleness_weights_decay_from_one() -> None:
     found = correction.staleness_weights(torch.tensor([[0, 1, 3, 8]]), exponent=0.5)
     assert found.weights.tolist() == [pytest.approx([1.0, 0.5**0.5, 0.5, 1 / 3])]
     assert found.touched.tolist() == [[False, True, True, True]]
+
+
+@pytest.mark.parametrize("second", ["token", "sequence", "geometric"])
+@pytest.mark.parametrize("first", [name for name in METHODS if name != "second_moment"])
+def test_two_composed_are_the_product_of_both(first: str, second: Level) -> None:
+    """In either order: weights by token or rollout, and what is dropped by token or rollout."""
+    log_ratio, mask = random_case(5)
+    method = METHODS[first](log_ratio, mask)
+    ratios = importance_ratios(log_ratio, mask, level=second)
+    dropping = correction.rejected(ratios, low=0.8, high=1.25)
+    weights = plain_loop(log_ratio, mask, first)
+    for row, chosen in enumerate(mask.tolist()):
+        own = [x for x, used in zip(log_ratio[row].tolist(), chosen, strict=True) if used]
+        total = sum(own)
+        for column, used in enumerate(chosen):
+            if not used:
+                continue
+            mean = {"sequence": total, "geometric": total / len(own)}
+            ratio = math.exp(mean.get(second, float(log_ratio[row, column])))
+            weights[row][column] *= 0.8 <= ratio <= 1.25
+    for parts in ([method, dropping], [dropping, method]):
+        found = correction.composed(parts)
+        assert torch.where(mask, found.weights, 0.0).tolist() == [
+            pytest.approx(row) for row in weights
+        ]
+        assert torch.equal(found.touched, method.touched | dropping.touched)
+    assert 0 < int((found.weights[mask] == 0).sum()) < int(mask.sum())

@@ -157,3 +157,11 @@ def test_coefficient_follows_the_measured_kl_within_a_fifth(
         0.4, measured_kl=measured_kl, target=0.1, num_rollouts=50, horizon=100
     )
     assert found == pytest.approx(0.4 * factor)
+
+
+@pytest.mark.parametrize("measured_kl", [math.nan, math.inf, -math.inf])
+def test_a_kl_that_is_not_finite_leaves_the_coefficient(measured_kl: float) -> None:
+    found = kl.adapted_coefficient(
+        0.4, measured_kl=measured_kl, target=0.1, num_rollouts=50, horizon=100
+    )
+    assert found == 0.4

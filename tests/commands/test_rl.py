@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rlstack.commands.rl import train_policy
 from rlstack.commands.wiring import Running
 from rlstack.config.reward import RewardComponent, RewardConfig
 from rlstack.controller import Controller, StepResult
-from rlstack.errors import ConfigError
+from rlstack.errors import ConfigError, TrainingError
 from rlstack.metrics import Metrics
 from rlstack.protocols import Scorer
 from rlstack.run.tracking import Tracker
@@ -217,3 +218,43 @@ def test_a_best_metric_that_is_not_measured_is_named_before_training(tmp_path: P
 def test_an_evaluation_that_measures_nothing_later_stops_no_run(tmp_path: Path) -> None:
     overrides = ("total_steps=4", "checkpoint.every=0", "checkpoint.keep_best=eval/loss")
     assert train_with_losses(tmp_path, [5.0, None, 4.0], *overrides) == ["step_000004"]
+
+
+def train_with_skips(run_dir: Path, skips: Container[int], *overrides: str) -> list[str]:
+    """The checkpoints that are left of a run whose updates of these numbers are skipped."""
+    controller, _, policy = make_controller(
+        run_dir,
+        f"run_dir={run_dir}",
+        "evaluation.every=0",
+        "checkpoint.export=false",
+        "checkpoint.every=2",
+        *overrides,
+    )
+    policy.skips = skips
+    config = controller.config
+    with Tracker.open(
+        config.tracking, run_dir=run_dir, total_steps=config.total_steps, title="rl"
+    ) as tracker:
+        asyncio.run(train_policy(config, controller, running(controller, tracker), ()))
+    return sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+
+
+def test_no_checkpoint_is_rotated_away_by_steps_that_are_skipped(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="4 updates of policy in a row"):
+        train_with_skips(
+            tmp_path,
+            range(3, 100),
+            "total_steps=20",
+            "checkpoint.keep_last=1",
+            "faults.max_skipped_updates=4",
+        )
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000002"]
+
+
+def test_a_step_that_was_passed_over_is_made_up_for_by_the_next_that_learns(
+    tmp_path: Path,
+) -> None:
+    kept = train_with_skips(
+        tmp_path, (4,), "total_steps=9", "checkpoint.keep_last=9", "faults.max_skipped_updates=4"
+    )
+    assert kept == [f"step_{step:06d}" for step in (2, 5, 6, 8, 9)]

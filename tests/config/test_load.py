@@ -299,6 +299,22 @@ def test_a_key_inside_a_list_is_named_as_typed() -> None:
             "algorithm.kl.horizon: 100 is less than the",
         ),
         (
+            [
+                "algorithm/correction=composed",
+                "algorithm.correction.parts=[{name: truncated, level: token, cap: 2},"
+                "{name: masked, level: sequence, low: 2, high: 1}]",
+            ],
+            "algorithm.correction.parts: truncated and masked both weigh by the ratio",
+        ),
+        (
+            [
+                "algorithm/correction=composed",
+                "algorithm.correction.parts=[{name: truncated, level: token, cap: 2},"
+                "{name: rejected, level: sequence, low: 2, high: 1}]",
+            ],
+            "algorithm.correction.parts[1].low: 2 is not below algorithm.correction.parts[1].high",
+        ),
+        (
             ["algorithm/correction=icepop", "algorithm.correction.low=7"],
             "algorithm.correction.low: 7 is not below algorithm.correction.high, 5",
         ),

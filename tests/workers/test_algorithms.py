@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import ray
@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlstack.commands.rl_roles import chosen_filtration
+from rlstack.config.faults import MeasuredAfter, MeasuredBefore
 from rlstack.config.load import parse
 from rlstack.config.reward import RewardComponent, RewardConfig
 from rlstack.config.run import RLConfig
@@ -129,6 +130,8 @@ def test_a_step_of_every_algorithm(
     assert values["reward/groups_without_signal"] == 0
     if config.algorithm.needs_critic:
         assert values["critic/grad_norm"] > 0
+    if name == "ppo":  # it has a critic and a reference: whatever can be bounded is measured
+        assert {*get_args(MeasuredBefore), *get_args(MeasuredAfter)} <= values.keys()
     assert values["mismatch/logprob_difference_max"] < 1e-4
     assert ("policy/ref_kl" in values) == config.algorithm.needs_reference
 

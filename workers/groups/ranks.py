@@ -19,7 +19,7 @@ from rlstack.algorithms.preference_evaluation import PairScores, pair_metrics
 from rlstack.batch import Rows, TokenBatch
 from rlstack.batches.preference_reference import plain_rows
 from rlstack.batches.preferences import PairBatch
-from rlstack.errors import RankDiedError
+from rlstack.errors import RankDiedError, WorkerError
 from rlstack.metrics import Metrics, merge
 from rlstack.planning.phases import Transport
 from workers.groups.written import check_seen, written_below
@@ -184,8 +184,19 @@ class TrainerGroup(RankGroup[TrainerT]):
         return merge(measured.metrics for measured in await self.measure(batch, objective))
 
     async def step(self, batch: Rows, objective: Objective) -> list[Measured]:
-        """`update` of each rank."""
-        return await self.call(lambda rank, rows: rank.update(rows, objective), shared(batch))
+        """`update` of each rank.
+
+        Raises:
+            WorkerError: if some ranks took the update and others skipped it.
+        """
+        found = await self.call(lambda rank, rows: rank.update(rows, objective), shared(batch))
+        skipped = [rank for rank, measured in enumerate(found) if measured.skipped]
+        if skipped and len(skipped) < len(found):
+            raise WorkerError(
+                f"ranks {skipped} of {len(found)} skipped an update that the others took: their "
+                "weights differ now; resume from the last checkpoint"
+            )
+        return found
 
     async def measure(self, batch: Rows, objective: Objective) -> list[Measured]:
         """`evaluate` of each rank."""
@@ -305,6 +316,8 @@ class RewardTrainerGroup(TrainerGroup["RewardTrainerRank"]):
         """One optimizer step on all pairs of `batch`; `reward_model/...` of their scores before."""
         found = await self.step(batch, objective)
         metrics = merge(measured.metrics for measured in found)
+        if found[0].skipped:
+            return metrics
         return metrics + pair_metrics(_pair_scores(batch, found), prefix="reward_model")
 
     async def evaluate(self, batch: Rows, objective: Objective) -> PairScores:

@@ -26,6 +26,7 @@ from rlstack.algorithms.schedule import learning_rate_factor
 from rlstack.batch import Rows
 from rlstack.data.microbatches import plan_evaluation, plan_microbatches
 from rlstack.errors import CheckpointError
+from rlstack.faults import skipped_step
 from rlstack.metrics import Metrics, merge
 from rlstack.seeds import Domain, derived_seed
 from workers.groups.written import written
@@ -129,6 +130,9 @@ class TrainerRank:
 
         Losses carry global denominators, so gradients are summed over micro-batches and ranks;
         DeepSpeed averages over ranks, hence the factor.
+
+        An update whose loss or gradient is not finite, on any rank, is skipped: weights, optimizer
+        and schedule stay as they are on all of them, and all that is measured is that it was.
         """
         kind = kind_of(objective)
         prepared = self.prepare(batch, objective)
@@ -141,11 +145,27 @@ class TrainerRank:
             rows = batch.select(torch.tensor(samples))
             output = self.forward(rows, objective, training=True)
             loss, metrics = kind.loss(rows.to(self.device), output, objective, prepared)
+            if not bool(loss.detach().isfinite()):
+                # Its gradient may be finite, where a clip cut it off. This one is not, so that the
+                # one test of the gradients that all ranks share sees the loss too.
+                loss = output.values.sum() * torch.nan
             self.engine.backward(loss * self.mesh.data_parallel_size)
             measured.append(metrics)
             if kind.keeps_values:
                 kept.append(output.values.detach().cpu())
-        metrics = merge(measured) + self._end_step(learning_rate)
+        grad_norm = self._step()
+        if grad_norm is None:
+            return _measured(self._counted(skipped=True), plan, [], skipped=True)
+        self.num_updates += 1
+        metrics = merge(measured) + self._counted(skipped=False)
+        metrics += Metrics(maxima={f"memory/{self.role}_gib": self._peak_memory_gib()})
+        if self.mesh.rank == 0:
+            metrics += Metrics.of(
+                {
+                    f"{self.role}/grad_norm": grad_norm,
+                    f"{self.role}/learning_rate": learning_rate,
+                }
+            )
         return _measured(metrics, plan, kept)
 
     def evaluate(self, batch: Rows, objective: Objective) -> Measured:
@@ -188,29 +208,35 @@ class TrainerRank:
             torch.manual_seed(seed)
         return learning_rate
 
-    def _end_step(self, learning_rate: float) -> Metrics:
-        """Let the optimizer make its step; its metrics."""
-        grad_norm = self._plain_grad_norm()
-        self.engine.step()
-        self.num_updates += 1
-        metrics = Metrics(maxima={f"memory/{self.role}_gib": self._peak_memory_gib()})
-        if self.mesh.rank == 0:
-            if grad_norm is None:
-                grad_norm = self.engine.get_global_grad_norm()
-            metrics += Metrics.of(
-                {
-                    f"{self.role}/grad_norm": float(grad_norm),
-                    f"{self.role}/learning_rate": learning_rate,
-                }
-            )
-        return metrics
+    def _step(self) -> float | None:
+        """Let the optimizer make its step: the gradients' norm before clipping; None: skipped.
 
-    def _plain_grad_norm(self) -> Tensor | None:
-        """The norm before clipping where DeepSpeed does not keep it: in fp32 without ZeRO."""
-        if self.spec.trainer.zero_stage > 0 or self.spec.model.dtype != "float32":
-            return None
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
+        All ranks decide alike, each time on gradients that were summed over all of them. With ZeRO
+        or in bf16 DeepSpeed decides, on the norm over all shards, and forgets the gradients. In
+        fp32 without ZeRO it would step whatever they are.
+        """
+        if self.spec.trainer.zero_stage == 0 and self.spec.model.dtype == "float32":
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            grad_norm = torch.nn.utils.get_total_norm(gradients)
+            if not self._on_all_ranks(grad_norm.isfinite()):
+                self.engine.zero_grad()
+                return None
+            self.engine.step()
+            return float(grad_norm)
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm()) if self.engine.was_step_applied() else None
+
+    def _on_all_ranks(self, holds: Tensor) -> bool:
+        """Whether it does everywhere."""
+        everywhere = holds.to(self.device, torch.int32)
+        torch.distributed.all_reduce(everywhere, op=torch.distributed.ReduceOp.MIN)
+        return bool(everywhere)
+
+    def _counted(self, *, skipped: bool) -> Metrics:
+        """How many updates were skipped, once for all ranks."""
+        if self.mesh.rank != 0:
+            return Metrics()
+        return skipped_step([self.role], num_updates=int(skipped))
 
     def _peak_memory_gib(self) -> float:
         if self.device.type == "cuda":
@@ -335,10 +361,13 @@ class TrainerRank:
                     (directory / "adapter" / name).write_bytes(contents)
 
 
-def _measured(metrics: Metrics, plan: Sequence[Sequence[int]], kept: list[Tensor]) -> Measured:
+def _measured(
+    metrics: Metrics, plan: Sequence[Sequence[int]], kept: list[Tensor], *, skipped: bool = False
+) -> Measured:
     """kept: the values of each micro-batch of `plan`, or nothing."""
     return Measured(
         metrics=metrics,
+        skipped=skipped,
         samples=torch.tensor([s for samples in plan for s in samples if kept], dtype=torch.int64),
         values=torch.cat([torch.zeros(0), *kept]),
     )
