@@ -274,7 +274,7 @@ class RolloutEngine:
         """Name the weights just received `version` and report what is held."""
         await self.engine.update_weight_version(str(version))
         received = await self.engine.collective_rpc("received_digests")
-        weights = await self.engine.compute_weight_checksums()
+        weights = await self.engine.collective_rpc("parameter_checksums")
         adapters = await self.engine.collective_rpc("adapter_checksums")
         return EngineState(
             weight_version=await self.engine.get_weight_version(),

@@ -2,14 +2,14 @@
 
 They send the trainer's weights in buckets of whole tensors. Rank 0 of the trainer drives the
 engines; the other ranks only take part in gathering. On GPUs vLLM's own `nccl` and `ipc` engines
-are used instead (see `reallocator`).
+are used instead (see `verified`).
 """
 
 # vLLM and torch are typed too loosely for these.
 # pyright: reportArgumentType=false, reportCallIssue=false
 
-import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -34,6 +34,8 @@ from vllm.model_executor.model_loader.reload import (
     initialize_layerwise_reload,
 )
 
+from workers.transfer.checksum import checksums
+
 BUCKET_BYTES = 256 * 2**20
 """Memory that a transfer may hold beside the weights, unless one layer is larger."""
 
@@ -41,11 +43,6 @@ _ALIGNMENT = 64
 
 InitInfo = TypeVar("InitInfo", bound=WeightTransferInitInfo)
 TrainerInfo = TypeVar("TrainerInfo", bound=TrainerInitInfo)
-
-
-def digest(tensor: Tensor) -> int:
-    """CRC-32 of a CPU tensor's bytes."""
-    return zlib.crc32(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 class EngineClient:
@@ -159,10 +156,12 @@ class ReloadingEngine(WeightTransferEngine[InitInfo, BucketInfo]):
     def load(self, memory: Tensor, slots: list[Slot]) -> None:
         """Load the tensors of one bucket that lies in `memory`."""
         weights = [(slot.name, view(memory, slot)) for slot in slots]
-        self.received |= {name: digest(tensor) for name, tensor in weights}
-        # The layer-wise reload may hold a tensor back until its whole layer is there, and the
-        # buffer is reused: hand it copies.
-        self.model.load_weights((name, tensor.clone()) for name, tensor in weights)
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            arrived = beside.submit(checksums, weights)
+            # The layer-wise reload may hold a tensor back until its whole layer is there, and the
+            # buffer is reused: hand it copies.
+            self.model.load_weights((name, tensor.clone()) for name, tensor in weights)
+            self.received |= arrived.result()
 
 
 class SendingEngine(TrainerWeightTransferEngine[TrainerInfo]):
@@ -203,9 +202,12 @@ class SendingEngine(TrainerWeightTransferEngine[TrainerInfo]):
             self.client.start_weight_update()
         for bucket in buckets(self.source, max_bytes=BUCKET_BYTES):
             if self.is_sender:
-                self.sent |= {name: digest(tensor) for name, tensor in bucket}
+                # Most of the time the engines are waited for.
+                with ThreadPoolExecutor(max_workers=1) as beside:
+                    left = beside.submit(checksums, bucket)
+                    self.send_bucket(bucket)
+                    self.sent |= left.result()
                 self.sent_bytes += sum(tensor.nbytes for _, tensor in bucket)
-                self.send_bucket(bucket)
         if self.is_sender:
             self.client.finish_weight_update()
 

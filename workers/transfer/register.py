@@ -1,4 +1,4 @@
-"""Makes our CPU transports known to vLLM."""
+"""Makes our CPU transports, and checksums in its own transports, known to vLLM."""
 
 from vllm.distributed.weight_transfer.factory import (
     WeightTransferEngineFactory,
@@ -8,8 +8,14 @@ from vllm.distributed.weight_transfer.factory import (
 from rlstack.planning.phases import Transport
 from workers.transfer.gloo import GlooEngine, GlooTrainerEngine
 from workers.transfer.shared_memory import SharedMemoryEngine, SharedMemoryTrainerEngine
+from workers.transfer.verified import VerifiedIPCEngine, VerifiedNCCLEngine
 
-ENGINES = {Transport.SHARED_MEMORY: SharedMemoryEngine, Transport.GLOO: GlooEngine}
+ENGINES = {
+    Transport.SHARED_MEMORY: SharedMemoryEngine,
+    Transport.GLOO: GlooEngine,
+    Transport.CUDA_IPC: VerifiedIPCEngine,
+    Transport.NCCL: VerifiedNCCLEngine,
+}
 TRAINERS = {
     Transport.SHARED_MEMORY: SharedMemoryTrainerEngine,
     Transport.GLOO: GlooTrainerEngine,
@@ -19,8 +25,9 @@ TRAINERS = {
 def register() -> None:
     """Once per process; again does nothing."""
     for transport, engine in ENGINES.items():
-        if transport.value not in WeightTransferEngineFactory._registry:  # pyright: ignore
-            WeightTransferEngineFactory.register_engine(transport.value, engine)
+        # `ipc` and `nccl` stand there already, and registering twice is refused.
+        WeightTransferEngineFactory._registry.pop(transport.value, None)  # pyright: ignore
+        WeightTransferEngineFactory.register_engine(transport.value, engine)
     for transport, trainer in TRAINERS.items():
-        if transport.value not in WeightTransferTrainerFactory._registry:  # pyright: ignore
-            WeightTransferTrainerFactory.register_engine(transport.value, trainer)
+        WeightTransferTrainerFactory._registry.pop(transport.value, None)  # pyright: ignore
+        WeightTransferTrainerFactory.register_engine(transport.value, trainer)
