@@ -28,6 +28,7 @@ def load_causal_model(config: ModelConfig, *, device: torch.device) -> PreTraine
         trust_remote_code=config.trust_remote_code,
     )
     _without_dropout(model)
+    _keep_used_conversions(model)
     return model
 
 
@@ -62,6 +63,7 @@ def load_scalar_model(
     # Where a row is padded with it, Hugging Face reads the score before it.
     model.config.pad_token_id = load_tokenizer(config).pad_token_id
     _without_dropout(model)
+    _keep_used_conversions(model)
     return model, bool(missing)
 
 
@@ -69,6 +71,14 @@ def _attention(config: ModelConfig, device: torch.device) -> str:
     flash = device.type == "cuda" and config.dtype == "bfloat16" and is_flash_attn_2_available()
     register_packed_sdpa()
     return "flash_attention_2" if flash else PACKED_SDPA
+
+
+def _keep_used_conversions(model: PreTrainedModel) -> None:
+    """What was done to the checkpoint's names and tensors is what `weights` undoes.
+
+    Under ZeRO-3 transformers also remembers what it would do to checkpoints that it did not see.
+    """
+    model._weight_conversions = [c for c in model._weight_conversions if c.was_used()]
 
 
 def _without_dropout(model: PreTrainedModel) -> None:

@@ -306,7 +306,7 @@ class TrainerRank:
         for names in by_layer(weights):
             with made_whole([weights[name] for name in names]) as tensors:
                 if writer is not None:
-                    writer.add({n: t.cpu().clone() for n, t in zip(names, tensors, strict=True)})
+                    writer.add({name: tensor.cpu().clone() for name, tensor in tensors.items()})
         if writer is not None:
             writer.finish()
             self.model.config.save_pretrained(directory)
