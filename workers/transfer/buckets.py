@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 import ray
 import torch
 from ray.actor import ActorHandle
-from torch import Tensor
+from torch import Tensor, nn
 from vllm.distributed.weight_transfer.base import (
     TrainerInitInfo,
     TrainerWeightTransferEngine,
@@ -28,6 +28,9 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
     WeightTransferUpdatePayload,
     WeightTransferUpdateRequest,
+)
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
+    UnquantizedFusedMoEMethod,
 )
 from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
@@ -148,6 +151,7 @@ class ReloadingEngine(WeightTransferEngine[InitInfo, BucketInfo]):
     def start_weight_update(self) -> None:
         # What arrived in this update, by name: the trainer compares it with what it sent.
         self.received: dict[str, int] = {}
+        forget_kernels_of_experts(self.model)
         initialize_layerwise_reload(self.model)
 
     def finish_weight_update(self) -> None:
@@ -162,6 +166,18 @@ class ReloadingEngine(WeightTransferEngine[InitInfo, BucketInfo]):
             # buffer is reused: hand it copies.
             self.model.load_weights((name, tensor.clone()) for name, tensor in weights)
             self.received |= arrived.result()
+
+
+def forget_kernels_of_experts(model: nn.Module) -> None:
+    """Have vLLM make them anew from the next weights.
+
+    On CPUs a kernel packs the experts' weights when it is made; vLLM 0.32 keeps it when weights
+    come anew, and would read those, not packed, as if they were.
+    """
+    for module in model.modules():
+        method = getattr(module, "quant_method", None)
+        if isinstance(method, UnquantizedFusedMoEMethod):
+            method.moe_kernel = None
 
 
 class SendingEngine(TrainerWeightTransferEngine[TrainerInfo]):
