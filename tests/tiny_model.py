@@ -53,7 +53,6 @@ def write_tiny_mixture(path: Path, *, seed: int = 0) -> None:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=32,
         num_experts=4,
         num_experts_per_tok=2,
         norm_topk_prob=True,
