@@ -171,7 +171,6 @@ class EngineState:
 
     weight_version: str
     received: list[dict[str, int]]
-    """Per worker: checksum of each tensor of the last update and of the adapter. Without the update
-    where vLLM's own transports brought it."""
-    checksums: list[dict[str, str]]
+    """Per worker: checksum of each tensor of the last update and of the adapter."""
+    checksums: list[dict[str, int]]
     """Per worker: checksums of the loaded parameters and adapters."""

@@ -158,7 +158,7 @@ class Sampler:
         """Name the weights just received `version`, report what is held, and go on sampling."""
         self.core.set_weight_version(str(version))
         received = self.engine.collective_rpc("received_digests")
-        weights = self.engine.collective_rpc("compute_weight_checksums")
+        weights = self.engine.collective_rpc("parameter_checksums")
         adapters = self.engine.collective_rpc("adapter_checksums")
         self._release()
         return EngineState(

@@ -4,21 +4,19 @@
 # pyright: reportArgumentType=false
 
 import ctypes
-import hashlib
 import multiprocessing
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from vllm.lora.request import LoRARequest
 
 from workers.specs import ADAPTER_WEIGHTS
 from workers.transfer import register as transports
-from workers.transfer.buckets import digest
+from workers.transfer.checksum import checksums
 
 PR_SET_PDEATHSIG = 1
 
@@ -47,10 +45,7 @@ class WeightExtension:
     _weight_update_active: bool
 
     def received_digests(self) -> dict[str, int]:
-        """Checksums of the tensors of the last update and of the adapter, as they arrived here.
-
-        Without the update where vLLM's own transports brought it.
-        """
+        """Checksums of the tensors of the last update and of the adapter, as they arrived here."""
         weights: dict[str, int] = getattr(self.weight_transfer_engine, "received", {})
         adapter: dict[str, int] = getattr(self, "adapter_received", {})
         return weights | adapter
@@ -62,21 +57,21 @@ class WeightExtension:
 
     def load_adapter(self, folder: str, name: str, number: int) -> None:
         """Replace the adapter by that in `folder`."""
-        self.adapter_received = {
-            n: digest(t) for n, t in load_file(Path(folder) / ADAPTER_WEIGHTS).items()
-        }
+        self.adapter_received = checksums(load_file(Path(folder) / ADAPTER_WEIGHTS).items())
         request = LoRARequest(name, number, folder, load_inplace=True)
         if not self.add_lora(request):
             raise RuntimeError(f"vLLM did not load the adapter {name}")
 
-    def adapter_checksums(self) -> dict[str, str]:
+    def parameter_checksums(self) -> dict[str, int]:
+        """Of the model's parameters as this worker holds them: fused, padded, its own slices."""
+        return checksums(self.model_runner.get_model().named_parameters())
+
+    def adapter_checksums(self) -> dict[str, int]:
         """Of the adapters' tensors as the layers of this worker hold them."""
-        found: dict[str, str] = {}
+        found: dict[str, Tensor] = {}
         for name, module in self.model_runner.get_model().named_modules():
             for kind in ("lora_a_stacked", "lora_b_stacked"):
                 stacked = getattr(module, kind, ())
                 parts = (stacked,) if isinstance(stacked, Tensor) else stacked
-                for index, part in enumerate(parts):
-                    contents = part.cpu().contiguous().view(-1).view(torch.uint8).numpy()
-                    found[f"{name}.{kind}.{index}"] = hashlib.sha256(contents).hexdigest()
-        return found
+                found |= {f"{name}.{kind}.{index}": part for index, part in enumerate(parts)}
+        return checksums(found.items())

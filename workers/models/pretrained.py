@@ -5,6 +5,7 @@
 
 import logging
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,6 +38,7 @@ def load_causal_model(config: ModelConfig, *, device: torch.device) -> PreTraine
         trust_remote_code=config.trust_remote_code,
     )
     _without_dropout(model)
+    _keep_used_conversions(model)
     return model
 
 
@@ -71,6 +73,7 @@ def load_scalar_model(
     # Where a row is padded with it, Hugging Face reads the score before it.
     model.config.pad_token_id = load_tokenizer(config).pad_token_id
     _without_dropout(model)
+    _keep_used_conversions(model)
     return model, bool(missing)
 
 
@@ -95,6 +98,15 @@ def _say_once(kind: AttentionKind, dtype: str, device_type: str) -> None:
             "that need not, for model.dtype=bfloat16; this one runs in %s",
             dtype,
         )
+
+
+def _keep_used_conversions(model: PreTrainedModel) -> None:
+    """What was done to the checkpoint's names and tensors is what `weights` undoes.
+
+    Under ZeRO-3 transformers also remembers what it would do to checkpoints that it did not see.
+    """
+    conversions: Any = model._weight_conversions
+    model._weight_conversions = [c for c in conversions if c.was_used()]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _without_dropout(model: PreTrainedModel) -> None:

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from workers.models.weights import whole_layers
 
@@ -51,7 +52,7 @@ class ShardWriter:
         (self.directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 
-def write_weights(model: nn.Module, directory: Path, *, writes: bool) -> None:
+def write_weights(model: PreTrainedModel, directory: Path, *, writes: bool) -> None:
     """Write a model's weights, adapters merged in; called on every rank at the same time.
 
     writes: whether this rank does; the others help to gather.

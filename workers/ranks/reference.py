@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rlstack.algorithms.reference_updates import mix
 from rlstack.batch import Rows, TokenBatch
 from rlstack.data.microbatches import plan_microbatches
-from rlstack.errors import CheckpointError
+from rlstack.errors import CheckpointError, ConfigError
 from workers.models.heads import TokenLogprobs, batch_values, token_values
 from workers.models.pretrained import load_causal_model
 from workers.models.shard_writer import write_weights
@@ -67,8 +67,18 @@ class ReferenceRank:
     # --- weights; under ZeRO-3 all ranks are called at the same time
 
     def mix_in(self, policy: Mapping[str, Tensor], *, alpha: float) -> None:
-        """Move the weights of these names towards the policy's; see `mix`."""
-        own = {name: self.model.get_parameter(name) for name in policy}
+        """Move the weights of these names towards the policy's; see `mix`.
+
+        Raises:
+            ConfigError: if the model has others.
+        """
+        held = dict(self.model.named_parameters())
+        if unknown := policy.keys() - held.keys():
+            raise ConfigError(
+                f"reference.update.every: {min(unknown)} of the model's checkpoint is no tensor of "
+                "its own in memory, as in mixtures of experts; set it to null for this model"
+            )
+        own = {name: held[name] for name in policy}
         with self.guest.present(changes=True), gathered(list(own.values()), write=True):
             for name, weight in own.items():
                 weight.copy_(mix(weight, policy[name].to(weight.device), alpha=alpha))

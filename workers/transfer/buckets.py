@@ -2,21 +2,21 @@
 
 They send the trainer's weights in buckets of whole tensors. Rank 0 of the trainer drives the
 engines; the other ranks only take part in gathering. On GPUs vLLM's own `nccl` and `ipc` engines
-are used instead (see `reallocator`).
+are used instead (see `verified`).
 """
 
 # vLLM and torch are typed too loosely for these.
 # pyright: reportArgumentType=false, reportCallIssue=false
 
-import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import ray
 import torch
 from ray.actor import ActorHandle
-from torch import Tensor
+from torch import Tensor, nn
 from vllm.distributed.weight_transfer.base import (
     TrainerInitInfo,
     TrainerWeightTransferEngine,
@@ -27,10 +27,15 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
     WeightTransferUpdatePayload,
 )
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
+    UnquantizedFusedMoEMethod,
+)
 from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
     initialize_layerwise_reload,
 )
+
+from workers.transfer.checksum import checksums
 
 BUCKET_BYTES = 256 * 2**20
 """Memory that a transfer may hold beside the weights, unless one layer is larger."""
@@ -39,11 +44,6 @@ _ALIGNMENT = 64
 
 InitInfo = TypeVar("InitInfo", bound=WeightTransferInitInfo)
 TrainerInfo = TypeVar("TrainerInfo", bound=TrainerInitInfo)
-
-
-def digest(tensor: Tensor) -> int:
-    """CRC-32 of a CPU tensor's bytes."""
-    return zlib.crc32(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 class EngineClient:
@@ -150,6 +150,7 @@ class ReloadingEngine(WeightTransferEngine[InitInfo, BucketInfo]):
     def start_weight_update(self) -> None:
         # What arrived in this update, by name: the trainer compares it with what it sent.
         self.received: dict[str, int] = {}
+        forget_kernels_of_experts(self.model)
         initialize_layerwise_reload(self.model)
 
     def finish_weight_update(self) -> None:
@@ -158,10 +159,24 @@ class ReloadingEngine(WeightTransferEngine[InitInfo, BucketInfo]):
     def load(self, memory: Tensor, slots: list[Slot]) -> None:
         """Load the tensors of one bucket that lies in `memory`."""
         weights = [(slot.name, view(memory, slot)) for slot in slots]
-        self.received |= {name: digest(tensor) for name, tensor in weights}
-        # The layer-wise reload may hold a tensor back until its whole layer is there, and the
-        # buffer is reused: hand it copies.
-        self.model.load_weights((name, tensor.clone()) for name, tensor in weights)
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            arrived = beside.submit(checksums, weights)
+            # The layer-wise reload may hold a tensor back until its whole layer is there, and the
+            # buffer is reused: hand it copies.
+            self.model.load_weights((name, tensor.clone()) for name, tensor in weights)
+            self.received |= arrived.result()
+
+
+def forget_kernels_of_experts(model: nn.Module) -> None:
+    """Have vLLM make them anew from the next weights.
+
+    On CPUs a kernel packs the experts' weights when it is made; vLLM 0.32 keeps it when weights
+    come anew, and would read those, not packed, as if they were.
+    """
+    for module in model.modules():
+        method = getattr(module, "quant_method", None)
+        if isinstance(method, UnquantizedFusedMoEMethod):
+            method.moe_kernel = None
 
 
 class SendingEngine(TrainerWeightTransferEngine[TrainerInfo]):
@@ -202,9 +217,12 @@ class SendingEngine(TrainerWeightTransferEngine[TrainerInfo]):
             self.client.start_weight_update()
         for bucket in buckets(self.source, max_bytes=BUCKET_BYTES):
             if self.is_sender:
-                self.sent |= {name: digest(tensor) for name, tensor in bucket}
+                # Most of the time the engines are waited for.
+                with ThreadPoolExecutor(max_workers=1) as beside:
+                    left = beside.submit(checksums, bucket)
+                    self.send_bucket(bucket)
+                    self.sent |= left.result()
                 self.sent_bytes += sum(tensor.nbytes for _, tensor in bucket)
-                self.send_bucket(bucket)
         if self.is_sender:
             self.client.finish_weight_update()
 

@@ -7,13 +7,14 @@ from vllm.distributed.weight_transfer.factory import (
 
 from rlstack.planning.phases import Transport
 from workers.transfer.gloo import GlooEngine, GlooTrainerEngine
-from workers.transfer.rejoining import RejoiningNCCLEngine
 from workers.transfer.shared_memory import SharedMemoryEngine, SharedMemoryTrainerEngine
+from workers.transfer.verified import VerifiedIPCEngine, VerifiedNCCLEngine
 
 ENGINES = {
     Transport.SHARED_MEMORY: SharedMemoryEngine,
     Transport.GLOO: GlooEngine,
-    Transport.NCCL: RejoiningNCCLEngine,
+    Transport.CUDA_IPC: VerifiedIPCEngine,
+    Transport.NCCL: VerifiedNCCLEngine,
 }
 TRAINERS = {
     Transport.SHARED_MEMORY: SharedMemoryTrainerEngine,
@@ -24,9 +25,9 @@ TRAINERS = {
 def register() -> None:
     """Once per process; again does nothing."""
     for transport, engine in ENGINES.items():
-        # `nccl` stands there already, and registering twice is refused.
+        # `ipc` and `nccl` stand there already, and registering twice is refused.
         WeightTransferEngineFactory._registry.pop(transport.value, None)  # pyright: ignore
         WeightTransferEngineFactory.register_engine(transport.value, engine)
     for transport, trainer in TRAINERS.items():
-        if transport.value not in WeightTransferTrainerFactory._registry:  # pyright: ignore
-            WeightTransferTrainerFactory.register_engine(transport.value, trainer)
+        WeightTransferTrainerFactory._registry.pop(transport.value, None)  # pyright: ignore
+        WeightTransferTrainerFactory.register_engine(transport.value, trainer)

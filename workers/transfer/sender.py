@@ -25,16 +25,20 @@ from rlstack.planning.phases import Transport
 from workers.models.lora import adapter_files, trained_tensors
 from workers.specs import SendReport
 from workers.transfer import register as transports
-from workers.transfer.buckets import EngineClient, SendingEngine, digest
+from workers.transfer.buckets import EngineClient, SendingEngine
+from workers.transfer.checksum import checksums
 from workers.transfer.gloo import GlooTrainerInit
 from workers.transfer.shared_memory import SharedMemoryTrainerInit
 from workers.transfer.source import DeepSpeedSource
+from workers.transfer.verified import VerifiedSource
 
 
 class WeightSender:
     """Of one rank to all engines; every call is made on every rank at the same time."""
 
     transfer: TrainerWeightTransferEngine[Any] | None = None
+    sent: SendingEngine[Any] | VerifiedSource
+    """What remembers the checksums of the last transfer."""
 
     def __init__(
         self,
@@ -89,11 +93,14 @@ class WeightSender:
     def _open(self) -> None:
         transports.register()
         source = self._source()
+        verified = VerifiedSource(source, is_sender=self.rank == 0)
+        ours = self.transport in transports.TRAINERS
         self.transfer = WeightTransferTrainerFactory.trainer_init(
             self._transfer_info(source),
             client=EngineClient(self.engines, workers_per_engine=self.workers_per_engine),
-            source=source,
+            source=source if ours else verified,
         )
+        self.sent = self.transfer if isinstance(self.transfer, SendingEngine) else verified
 
     def _transfer_info(self, source: DeepSpeedSource) -> TrainerInitInfo:
         rank = self.rank
@@ -126,9 +133,7 @@ class WeightSender:
         """The weights; with adapters merged in, or where those are sent apart, without them."""
         assert self.transfer is not None
         self.transfer.send_weights()
-        if isinstance(self.transfer, SendingEngine):
-            return SendReport(digests=self.transfer.sent, num_bytes=self.transfer.sent_bytes)
-        return SendReport(digests={}, num_bytes=0)
+        return SendReport(digests=self.sent.sent, num_bytes=self.sent.sent_bytes)
 
     def _send_adapter(self) -> SendReport:
         tensors = trained_tensors(self.model)
@@ -140,7 +145,7 @@ class WeightSender:
         ]
         ray.get(load)
         return SendReport(
-            digests={name: digest(tensor) for name, tensor in tensors.items()},
+            digests=checksums(tensors.items()),
             num_bytes=sum(tensor.nbytes for tensor in tensors.values()),
         )
 

@@ -30,14 +30,15 @@ class DeepSpeedSource(WeightSource):
         """
         weights = model_weights(model, merged=merged)
         if tied_output is not None:
-            weights[tied_output] = plain_weight(model.get_input_embeddings().weight)
+            embedding = model.get_input_embeddings().weight
+            weights[tied_output] = plain_weight(tied_output, embedding)
         # Iteration goes group by group, and metadata must come in the same order.
         order = [name for group in layerwise_groups(list(weights)) for name in group]
         self.weights = {name: weights[name] for name in order}
 
     def metadata(self) -> list[ParamMeta]:
         return [
-            ParamMeta(name, weight.like.dtype, tuple(weight.shape()))
+            ParamMeta(name, weight.like[name].dtype, tuple(weight.like[name].shape))
             for name, weight in self.weights.items()
         ]
 
@@ -48,4 +49,4 @@ class DeepSpeedSource(WeightSource):
     def iter_groups(self) -> Iterator[tuple[list[str], list[Tensor]]]:
         for names in self.groups():
             with made_whole([self.weights[name] for name in names]) as tensors:
-                yield names, tensors
+                yield names, [tensors[name] for name in names]
