@@ -249,8 +249,8 @@ def test_reasoning_gym_errors(settings: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source", "package"),
     [
-        ("pyarrow", FileSource(type="file", path="{}/rows.parquet"), "pyarrow"),
-        ("datasets", HuggingFaceSource(type="huggingface", path="{}"), "datasets"),
+        ("pyarrow", FileSource(type="file", path="rows.parquet"), "pyarrow"),
+        ("datasets", HuggingFaceSource(type="huggingface", path="rows"), "datasets"),
         ("reasoning_gym", gym_source(), "reasoning-gym"),
     ],
 )
@@ -261,9 +261,12 @@ def test_missing_packages_are_named(
     source: FileSource | HuggingFaceSource | ReasoningGymSource,
     package: str,
 ) -> None:
-    if isinstance(source, FileSource | HuggingFaceSource):
-        (tmp_path / "rows.parquet").touch()
-        source = source.model_copy(update={"path": source.path.format(tmp_path)})
+    rows = tmp_path / "rows.parquet"
+    rows.touch()
+    if isinstance(source, FileSource):
+        source = source.model_copy(update={"path": str(rows)})
+    elif isinstance(source, HuggingFaceSource):
+        source = source.model_copy(update={"path": str(tmp_path)})
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(DataError, match=f"needs the package {package}; pip install {package}"):
         list(read_examples(source))
