@@ -15,7 +15,7 @@ from workers.groups.engines import EngineGroup
 from workers.groups.ranks import CriticGroup, PolicyGroup
 from workers.groups.reallocator import Reallocator
 from workers.launch import launch
-from workers.specs import EngineState, SendReport
+from workers.specs import EngineState, SendReport, WrittenFiles
 
 
 class Noted:
@@ -61,10 +61,11 @@ async def never(index: int, _: Any) -> Any:
 
 
 async def reallocator(placement: Placement, events: list[str]) -> tuple[Reallocator, Any, Any]:
-    rank = Noted("policy", events, send_weights=SendReport(digests={}, num_bytes=0))
-    handles: list[Any] = [Handle(rank)]
+    wrote = WrittenFiles(node="here", sizes={})
+    sent = SendReport(digests={}, num_bytes=0)
+    handles: list[Any] = [Handle(Noted("policy", events, send_weights=sent, save=wrote))]
     policy = PolicyGroup(handles, role="policy", obituary=alive)
-    handles = [Handle(Noted("critic", events))]
+    handles = [Handle(Noted("critic", events, save=wrote))]
     critic = CriticGroup(handles, role="critic", obituary=alive)
     state = EngineState(weight_version="3", received=[], checksums=[])
     handles = [Handle(Noted("engine", events, commit=state))]
