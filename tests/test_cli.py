@@ -147,6 +147,7 @@ def test_the_shell_completes_commands_groups_and_options(tmp_path: Path) -> None
         "eval",
         "pipeline",
         "merge",
+        "doctor",
         "report",
         "algorithms",
         "rewards",

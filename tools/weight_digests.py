@@ -195,26 +195,37 @@ def prepare(folder: Path) -> None:
 
 
 def digest_of(run: str, folder: Path) -> str:
-    """SHA-256 of all weights that the run exports (policy and critic), 16 digits."""
-    command, *overrides = RUNS[run]
+    """`exported` of a run that is carried out now."""
     needs = folder / "reward_model" / "export"
     if run == "rl_ppo" and not needs.exists():
         digest_of("reward_model", folder)
-    program = [sys.executable, "-m", "rlstack.cli"]
+    line = command_line(run)
     done = subprocess.run(
-        [*program, command, *overrides, "model.path=model", f"run_dir={run}"],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
+        line, cwd=folder, env=environment(), capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         sys.exit(f"{run} failed:\n{done.stdout}\n{done.stderr}")
-    digest = hashlib.sha256()
-    exports = sorted(folder.glob(f"{run}/export*/*.safetensors"))
+    return exported(folder / run)
+
+
+def command_line(run: str, *more: str, run_dir: str | None = None) -> list[str]:
+    """Of a run in the folder that was prepared."""
+    command, *overrides = RUNS[run]
+    program = [sys.executable, "-m", "rlstack.cli", command]
+    return [*program, *overrides, "model.path=model", f"run_dir={run_dir or run}", *more]
+
+
+def environment() -> dict[str, str]:
+    """Of a run."""
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def exported(run_dir: Path) -> str:
+    """SHA-256 of all weights that a run has exported (policy and critic), 16 digits."""
+    exports = sorted(run_dir.glob("export*/*.safetensors"))
     if not exports:
-        sys.exit(f"{run} exported nothing:\n{done.stdout}")
+        sys.exit(f"{run_dir}: nothing was exported")
+    digest = hashlib.sha256()
     for file in exports:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

@@ -109,6 +109,11 @@ COMMANDS: dict[str, Command] = {
         module="merge",
         needs_runtime=False,
     ),
+    "doctor": Command(
+        help="what this machine has, and the smallest step of every way to run on it",
+        module="doctor",
+        usage="usage: rlstack doctor [WORD ...]; words: only rows whose names have them",
+    ),
     "report": Command(
         help="HTML report of a run:      rlstack report RUN_DIR",
         module="report",
