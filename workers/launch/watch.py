@@ -16,6 +16,8 @@ from workers.specs import Progress
 logger = logging.getLogger(__name__)
 
 LAST_LINES = 8
+MARKS_OF_RAY = (":job_id:", ":actor_name:", ":task_name:")
+"""Lines that Ray writes into the log of a worker."""
 
 INTERVALS = 8
 """A process is asked so often within the shortest bound."""
@@ -87,7 +89,8 @@ def last_words(pid: int | None) -> str:
     if node is None or pid is None:
         return ""
     for path in Path(node.get_logs_dir_path()).glob(f"worker-*-{pid}.err"):
-        lines = path.read_text(errors="replace").strip().splitlines()[-LAST_LINES:]
-        said = "".join(f"\n    {line}" for line in lines)
-        return f"; it wrote last, in {path}:{said}" if said else f"; its log, {path}, is empty"
+        lines = path.read_text(errors="replace").strip().splitlines()
+        own = [line for line in lines if not line.startswith(MARKS_OF_RAY)]
+        said = "".join(f"\n    {line}" for line in own[-LAST_LINES:])
+        return f"; it wrote last, in {path}:{said}" if said else f"; its log, {path}, says nothing"
     return ""

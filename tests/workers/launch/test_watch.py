@@ -69,7 +69,7 @@ def test_a_stopped_process_is_ended_and_its_callers_hear_of_it() -> None:
         os.kill(await stopped.pid.remote(), signal.SIGSTOP)
         with pytest.raises(RayActorError):
             await stopped.pid.remote()
-        assert watch.obituary(stopped).startswith("it did not answer for 3 s; its log")
+        assert watch.obituary(stopped).startswith("it did not answer for 3 s; its log, ")
         await idle.pid.remote()
         assert watch.obituary(idle).startswith("its process died")
         watch.stop()
