@@ -10,6 +10,7 @@ how long a process that was hit was still there: until the run ended it, where i
 import argparse
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,7 +90,12 @@ def inject(
     log = folder / f"{run_dir}.log"
     run = start(line, folder, log)
     time.sleep(chance.uniform(0.1, 0.9) * duration_s)
-    target, process, hit = choose(chance, run)
+    chosen = choose(chance, run)
+    if chosen is None:  # it was faster than the undisturbed one
+        run.wait(LIMIT_S)
+        shutil.rmtree(folder / run_dir)
+        return inject(chance, folder, number, undisturbed)
+    target, process, hit = chosen
     began = time.monotonic()
     with suppress(psutil.NoSuchProcess):
         process.send_signal(hit)
@@ -118,7 +124,7 @@ def start(line: list[str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
 
 def choose(
     chance: random.Random, run: subprocess.Popen[bytes]
-) -> tuple[str, psutil.Process, signal.Signals]:
+) -> tuple[str, psutil.Process, signal.Signals] | None:
     """A process of the run that is there now, each kind with the same chance."""
     found: dict[str, list[psutil.Process]] = {}
     with suppress(psutil.NoSuchProcess):
@@ -129,8 +135,8 @@ def choose(
                 for target, (part, _) in TARGETS.items():
                     if part in words and (target != "driver" or process.pid == run.pid):
                         found.setdefault(target, []).append(process)
-    if not found:
-        sys.exit("the run was over before its fault")
+    if "driver" not in found:
+        return None
     target = chance.choice(sorted(found))
     return target, chance.choice(found[target]), chance.choice(TARGETS[target][1])
 
